@@ -1,1 +1,8 @@
-//! placeholder
+//! What Fusebox decides, and the two wire types operator and proxy share.
+//!
+//! This crate must not know Kubernetes, an async runtime or a clock: time is an
+//! argument everywhere, so that every decision can be tested and replayed exactly.
+
+pub mod config;
+pub mod report;
+pub mod stream;
