@@ -1,0 +1,115 @@
+# What a developer does here. `make help` lists all; `.ci/run` calls the same targets.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# Build caches live outside the checkout, so that they outlive `git clean` and fresh clones.
+CACHE := $(or $(FUSEBOX_CACHE),$(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME)/fusebox,$(HOME)/.cache/fusebox))
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+export CARGO_TERM_COLOR ?= auto
+
+CARGO := cargo
+BINARIES := fusebox fusebox-operator fusebox-proxy
+TESTKIT := $(CARGO) run --quiet --locked -p fusebox-testkit --
+CARGO_DENY := $(CACHE)/tools/bin/cargo-deny
+
+##@ Try it
+
+.PHONY: demo
+demo: ## A breaker from kubectl apply to Open and back, on a real API server
+	$(CARGO) build --locked --workspace --bins
+	$(CARGO) run --quiet --locked -p fusebox-e2e --bin demo
+
+.PHONY: cluster
+cluster: ## Start a local etcd, kube-apiserver and kube-controller-manager
+	$(TESTKIT) cluster up
+
+.PHONY: cluster-down
+cluster-down: ## End exactly what `make cluster` started
+	$(TESTKIT) cluster down
+
+##@ Build
+
+.PHONY: build
+build: ## Release binaries in ./target/release
+	$(CARGO) build --locked --release $(BINARIES:%=--bin %)
+	mkdir -p target/release
+	for binary in $(BINARIES); do \
+	  from="$$(realpath -m "$(CARGO_TARGET_DIR)/release/$$binary")"; to="$$(realpath -m "target/release/$$binary")"; \
+	  [[ "$$from" == "$$to" ]] || install -m 0755 "$$from" "$$to"; \
+	done
+	ln -sf fusebox target/release/kubectl-fusebox
+	@ls -l $(BINARIES:%=target/release/%) target/release/kubectl-fusebox
+
+.PHONY: crds
+crds: ## Write crds/ anew from the types
+	$(CARGO) run --quiet --locked -p fusebox-cli -- crds --out crds
+
+.PHONY: fmt
+fmt: ## Format the sources
+	$(CARGO) fmt --all
+
+##@ Check
+
+.PHONY: tools
+tools: ## Get what the tests start: control plane, promtool, Prometheus CRDs (cached)
+	$(TESTKIT) fetch
+
+# The binaries are built together with the tests, or the two would compile dependencies twice.
+.PHONY: test
+test: tools ## Every test of the workspace, on real parts
+	$(CARGO) build --locked --workspace --bins --tests
+	$(CARGO) test --locked --workspace
+
+.PHONY: fmt-check
+fmt-check: ## Fail where `make fmt` would change something
+	$(CARGO) fmt --all --check
+
+.PHONY: lint
+lint: ## clippy on all targets, warnings denied
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+# $(call forbid,CRATE,REGEX) fails when CRATE has, beneath it, a crate whose whole name matches REGEX.
+define forbid
+	@found="$$($(CARGO) tree --locked -p $(1) -e normal --prefix none --format '{p}' | cut -d' ' -f1 | sort -u | grep -xE '$(2)' | tr '\n' ' ' || true)"; \
+	if [[ -n "$$found" ]]; then echo "deps-check: $(1) must not depend on: $$found(see ARCHITECTURE.md, Invariants)" >&2; exit 1; fi; \
+	echo "deps-check: $(1) has none of $(2)"
+endef
+
+.PHONY: deps-check
+deps-check: ## Who must not know whom (ARCHITECTURE.md, Invariants)
+	$(call forbid,fusebox-policy,kube|kube-.*|k8s-openapi|tokio|tokio-.*|hyper|fusebox-api|fusebox-compiler|fusebox-proxy)
+	$(call forbid,fusebox-proxy,kube|kube-.*|k8s-openapi|fusebox-api|fusebox-compiler|fusebox-operator)
+	$(call forbid,fusebox-api,kube-client|kube-runtime|tokio|tokio-.*|hyper)
+	$(call forbid,fusebox-compiler,kube-client|kube-runtime|tokio|tokio-.*|hyper)
+	$(call forbid,fusebox-operator,fusebox-proxy|fusebox-testkit|fusebox-cli)
+	$(call forbid,fusebox-cli,fusebox-operator|fusebox-testkit)
+
+.PHONY: crds-check
+crds-check: ## Fail when crds/ is not what the types say
+	$(CARGO) run --quiet --locked -p fusebox-cli -- crds --out crds --check
+
+$(CARGO_DENY):
+	@echo "building cargo-deny once into $(CACHE)/tools (some minutes)"
+	$(CARGO) install --locked --root $(CACHE)/tools --target-dir $(CARGO_TARGET_DIR)/cargo-deny cargo-deny@0.20.2
+
+.PHONY: deny
+deny: $(CARGO_DENY) ## Licences, banned crates and sources of all dependencies
+	$(CARGO_DENY) --locked check bans licenses sources
+
+.PHONY: verify
+verify: fmt-check lint deps-check crds-check test deny ## All that must hold before a push
+
+.PHONY: bench-micro
+bench-micro: ## Cost of one admit and record on a closed breaker, beside another crate's
+	$(CARGO) run --quiet --locked --release -p fusebox-policy --example bench_micro
+
+##@ Help
+
+.PHONY: help
+help: ## This list
+	@awk 'BEGIN {FS = ":.*## "} \
+	  /^##@ / {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
