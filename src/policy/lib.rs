@@ -4,5 +4,6 @@
 //! argument everywhere, so that every decision can be tested and replayed exactly.
 
 pub mod config;
+pub mod metrics;
 pub mod report;
 pub mod stream;
