@@ -21,10 +21,10 @@ pub const BREAKER_FAILURE_RATIO: &str = "fusebox_circuit_breaker_failure_ratio";
 /// Gauge of the probes under way in a half-open breaker, by [`BREAKER_LABELS`].
 pub const BREAKER_PROBES: &str = "fusebox_circuit_breaker_half_open_probes_in_flight";
 
-/// Counter of requests, by [`BREAKER_LABELS`] (empty where no policy applies) and [`RESULT`].
+/// Counter of requests, by [`BREAKER_LABELS`] (policy and rule empty where none applies), [`STATUS_CLASS`] and [`ERROR`].
 pub const REQUESTS: &str = "fusebox_requests_total";
 
-/// Histogram of request durations in seconds, by the labels of [`REQUESTS`]; refused requests are in `result="rejected"`.
+/// Histogram of the durations of requests that went to an upstream, in seconds, by [`BREAKER_LABELS`]. Refused ones are not in it.
 pub const REQUEST_DURATION: &str = "fusebox_request_duration_seconds";
 
 /// Label: the policy's namespace (never `namespace`, which scraping overwrites).
@@ -33,7 +33,10 @@ pub const POLICY_NAMESPACE: &str = "policy_namespace";
 /// Label: the policy's name.
 pub const POLICY: &str = "policy";
 
-/// Label: the target, as `namespace/name`, with `/section` where the reference has one.
+/// Label: the target's namespace.
+pub const TARGET_NAMESPACE: &str = "target_namespace";
+
+/// Label: the target's name.
 pub const TARGET: &str = "target";
 
 /// Label: `client` or `server`.
@@ -48,40 +51,36 @@ pub const RULE: &str = "rule";
 /// Label of [`BREAKER_STATE`]: one of [`STATES`].
 pub const STATE: &str = "state";
 
-/// Label of [`REQUESTS`]: one of [`RESULTS`].
-pub const RESULT: &str = "result";
+/// Label of [`REQUESTS`]: `1xx` to `5xx`, or empty where the request got no status.
+pub const STATUS_CLASS: &str = "status_class";
+
+/// Label of [`REQUESTS`]: one of [`ERRORS`]; empty where the whole answer was passed on.
+pub const ERROR: &str = "error";
 
 /// What names one breaker of one proxy.
-pub const BREAKER_LABELS: [&str; 6] = [POLICY_NAMESPACE, POLICY, TARGET, SIDE, PORT, RULE];
+pub const BREAKER_LABELS: [&str; 7] = [POLICY_NAMESPACE, POLICY, TARGET_NAMESPACE, TARGET, SIDE, PORT, RULE];
 
 /// The values of label [`STATE`].
 pub const STATES: [&str; 3] = ["closed", "half_open", "open"];
 
-/// The answer came and does not count as a failure.
-pub const RESULT_SUCCESS: &str = "success";
-/// The answer came and its status counts as a failure.
-pub const RESULT_FAILURE: &str = "failure";
+/// The state in which everything passes.
+pub const STATE_CLOSED: &str = STATES[0];
+
+/// The breaker refused the request: it never reached the upstream.
+pub const ERROR_CIRCUIT_OPEN: &str = "circuit-open";
+
 /// The request took longer than its timeout.
-pub const RESULT_TIMEOUT: &str = "timeout";
-/// No connection could be made.
-pub const RESULT_CONNECT_FAILURE: &str = "connect_failure";
-/// The connection broke before the answer was complete.
-pub const RESULT_RESET: &str = "reset";
-/// A breaker refused it: it never reached the upstream.
-pub const RESULT_REJECTED: &str = "rejected";
-/// The client went away, or its own request was at fault.
-pub const RESULT_CLIENT_ERROR: &str = "client_error";
+pub const ERROR_TIMEOUT: &str = "timeout";
 
-/// The values of label [`RESULT`].
-pub const RESULTS: [&str; 7] = [
-    RESULT_SUCCESS,
-    RESULT_FAILURE,
-    RESULT_TIMEOUT,
-    RESULT_CONNECT_FAILURE,
-    RESULT_RESET,
-    RESULT_REJECTED,
-    RESULT_CLIENT_ERROR,
-];
+/// No connection to the upstream could be made.
+pub const ERROR_CONNECT_FAILURE: &str = "connect-failure";
 
-/// The results that are the upstream's fault.
-pub const UPSTREAM_FAILURES: [&str; 4] = [RESULT_FAILURE, RESULT_TIMEOUT, RESULT_CONNECT_FAILURE, RESULT_RESET];
+/// The upstream's connection broke before the answer was complete.
+pub const ERROR_RESET: &str = "reset";
+
+/// The client went away or sent a broken body.
+pub const ERROR_CLIENT_ABORT: &str = "client-abort";
+
+/// The values of label [`ERROR`] beside the empty one; also those of the header that tells refusals and failures apart.
+pub const ERRORS: [&str; 5] =
+    [ERROR_CIRCUIT_OPEN, ERROR_TIMEOUT, ERROR_CONNECT_FAILURE, ERROR_RESET, ERROR_CLIENT_ABORT];
