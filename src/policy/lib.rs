@@ -3,7 +3,9 @@
 //! This crate must not know Kubernetes, an async runtime or a clock: time is an
 //! argument everywhere, so that every decision can be tested and replayed exactly.
 
+pub mod circuit_breaker;
 pub mod config;
+pub mod matching;
 pub mod metrics;
 pub mod report;
 pub mod stream;

@@ -1,0 +1,181 @@
+//! One breaker for many threads: a packed word that answers the common case, a lock for the rest.
+//!
+//! It must not decide anything by itself: whatever the word cannot answer goes to the [`Breaker`].
+//! While closed, asking is one atomic load; a healthy breaker without a window is never locked.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use super::admission::{Admission, Decision, Force, Outcome, Ticket, TicketKind};
+use super::engine::Breaker;
+use super::settings::Settings;
+use super::snapshot::{Origin, Snapshot, SnapshotError};
+use super::statistics::Statistics;
+use super::transition::Transition;
+
+/// A circuit breaker that threads share.
+#[derive(Debug)]
+pub struct SharedBreaker {
+    /// What the breaker was when it was last unlocked, as a [`Word`].
+    word: AtomicU64,
+    /// Successes not yet told to the breaker, to which they change nothing but what is shown.
+    untold_successes: AtomicU64,
+    breaker: Mutex<Breaker>,
+}
+
+/// Leave for one request, from a [`SharedBreaker`]. Dropped without [`Permit::settle`] it is a
+/// neutral outcome, and gives a probe's slot back, so that a cancelled request cannot keep one.
+#[derive(Debug)]
+#[must_use = "a dropped permit is a neutral outcome"]
+pub struct Permit {
+    breaker: Arc<SharedBreaker>,
+    ticket: Option<Ticket>,
+}
+
+/// A breaker's epoch, and two bits: whether requests pass without asking, and whether successes
+/// need not be told.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Word(u64);
+
+impl SharedBreaker {
+    /// A closed breaker. `seed` decides its jitter.
+    #[must_use]
+    pub fn new(settings: Settings, seed: u64, now: Instant) -> Arc<Self> {
+        Self::share(Breaker::new(settings, seed, now))
+    }
+
+    /// A breaker in the state of `snapshot`.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] when the snapshot is not one that a breaker with these settings can have.
+    pub fn restore(settings: Settings, snapshot: &Snapshot, origin: Origin) -> Result<Arc<Self>, SnapshotError> {
+        Breaker::restore(settings, snapshot, origin).map(Self::share)
+    }
+
+    /// Asks for one request to pass.
+    pub fn admit(self: &Arc<Self>, now: Instant) -> Admission<Permit> {
+        let word = Word(self.word.load(Ordering::Acquire));
+        let admission = if word.passes() {
+            let ticket = Ticket { epoch: word.epoch(), kind: TicketKind::Counted };
+            Admission { decision: Decision::Admitted(ticket), transition: None }
+        } else {
+            self.locked(now, |breaker| breaker.admit(now))
+        };
+        admission.map(|ticket| Permit { breaker: Arc::clone(self), ticket: Some(ticket) })
+    }
+
+    /// Does what is due. To be called now and then, since a breaker nobody asks notices nothing.
+    pub fn advance(&self, now: Instant) -> Option<Transition> {
+        self.locked(now, |breaker| breaker.advance(now))
+    }
+
+    /// Sets or clears a person's word, as [`Breaker::force`].
+    pub fn force(&self, force: Option<Force>, now: Instant) {
+        self.locked(now, |breaker| breaker.force(force, now));
+    }
+
+    /// Shows it as it is at `now`, without a step.
+    #[must_use]
+    pub fn statistics(&self, now: Instant) -> Statistics {
+        self.locked(now, |breaker| breaker.statistics(now))
+    }
+
+    /// Its state at `now` as plain data, without a step.
+    #[must_use]
+    pub fn snapshot(&self, now: Instant) -> Snapshot {
+        self.locked(now, |breaker| breaker.snapshot(now))
+    }
+
+    fn share(breaker: Breaker) -> Arc<Self> {
+        let word = AtomicU64::new(Word::of(&breaker).0);
+        Arc::new(Self { word, untold_successes: AtomicU64::new(0), breaker: Mutex::new(breaker) })
+    }
+
+    fn settle(&self, ticket: Ticket, outcome: Outcome, now: Instant) -> Option<Transition> {
+        let word = Word(self.word.load(Ordering::Acquire));
+        if outcome == Outcome::Success && word.is_clean_for(&ticket) {
+            self.untold_successes.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        self.locked(now, |breaker| breaker.settle(ticket, outcome, now))
+    }
+
+    fn release(&self, ticket: Ticket) {
+        // Only a probe holds anything that must be given back.
+        if ticket.is_probe() {
+            self.breaker.lock().release(ticket);
+        }
+    }
+
+    /// Runs `step` with the lock held, and lets the word say what the breaker is then.
+    fn locked<T>(&self, now: Instant, step: impl FnOnce(&mut Breaker) -> T) -> T {
+        let mut breaker = self.breaker.lock();
+        if self.untold_successes.load(Ordering::Relaxed) > 0 {
+            breaker.observe_successes(self.untold_successes.swap(0, Ordering::Relaxed), now);
+        }
+        let result = step(&mut breaker);
+        let word = Word::of(&breaker);
+        // Only written when it changed: a needless store would take the cache line from every other thread.
+        if self.word.load(Ordering::Relaxed) != word.0 {
+            self.word.store(word.0, Ordering::Release);
+        }
+        result
+    }
+}
+
+impl Permit {
+    /// Whether the request is a probe of a half-open breaker.
+    #[must_use]
+    pub fn is_probe(&self) -> bool {
+        self.ticket.as_ref().is_some_and(Ticket::is_probe)
+    }
+
+    /// Tells how the request ended.
+    pub fn settle(mut self, outcome: Outcome, now: Instant) -> Option<Transition> {
+        self.ticket.take().and_then(|ticket| self.breaker.settle(ticket, outcome, now))
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.breaker.release(ticket);
+        }
+    }
+}
+
+impl Word {
+    const PASSES: u64 = 1;
+    const CLEAN: u64 = 2;
+    const EPOCH_SHIFT: u32 = 2;
+
+    fn of(breaker: &Breaker) -> Self {
+        match breaker.passing_epoch() {
+            Some(epoch) if breaker.is_clean() => Self::new(epoch, Self::PASSES | Self::CLEAN),
+            Some(epoch) => Self::new(epoch, Self::PASSES),
+            None => Self(0),
+        }
+    }
+
+    fn new(epoch: u64, bits: u64) -> Self {
+        // The two bits lost at the top would take centuries of transitions to matter.
+        Self(epoch << Self::EPOCH_SHIFT | bits)
+    }
+
+    fn passes(self) -> bool {
+        self.0 & Self::PASSES != 0
+    }
+
+    fn epoch(self) -> u64 {
+        self.0 >> Self::EPOCH_SHIFT
+    }
+
+    /// Whether a success of `ticket` need not be told: it was counted in this very epoch, and all is clean.
+    fn is_clean_for(self, ticket: &Ticket) -> bool {
+        let Ticket { epoch, kind } = ticket;
+        *kind == TicketKind::Counted && self == Self::new(*epoch, Self::PASSES | Self::CLEAN)
+    }
+}
