@@ -1,0 +1,139 @@
+//! The status of a CircuitBreakerPolicy: what `kubectl get` and `describe` show.
+//!
+//! Only the operator's leader writes it. It must hold ready-made scalars where a printer column
+//! needs one, because a column can't compute.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::common::TargetRef;
+
+/// At most this many entries stand in `status.targets`.
+pub const MAX_TARGETS: usize = 64;
+
+/// What became of a policy.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CircuitBreakerPolicyStatus {
+    /// The generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Accepted, ResolvedRefs, Programmed (the sidecars acknowledged this generation), Ready (all three), Tripped,
+    /// Monitored, Overridden.
+    #[serde(default)]
+    #[schemars(schema_with = "crate::schemas::conditions", length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// The breakers' state over all pods: Closed, HalfOpen, Open, PartiallyOpen, or Unknown where no pod reports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<State>,
+    /// One line for `kubectl get`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<Summary>,
+    /// Each target and rule, at most 64.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    pub targets: Vec<TargetStatus>,
+    /// True where targets were left out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub truncated: bool,
+}
+
+/// A breaker's state over several pods.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum State {
+    /// No pod reports.
+    #[default]
+    Unknown,
+    /// Requests pass on every reporting pod.
+    Closed,
+    /// No breaker is open, and at least one lets only probes pass.
+    HalfOpen,
+    /// Open on some of the reporting pods.
+    PartiallyOpen,
+    /// Open on every reporting pod.
+    Open,
+}
+
+/// One line for `kubectl get`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Summary {
+    /// The first target, and how many more there are.
+    #[serde(default)]
+    pub target: String,
+    /// Pods with an open breaker, of all pods that enforce the policy: 3/12.
+    #[serde(default)]
+    pub open: String,
+    /// Failures among recent requests, in percent, mean over the pods that saw requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure_percent: Option<i64>,
+    /// How often breakers went from closed to open, since their pods started.
+    #[serde(default)]
+    pub trips: i64,
+    /// When a breaker last went from closed to open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schemas::time")]
+    pub last_trip_time: Option<Time>,
+}
+
+/// One target, or one rule on it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetStatus {
+    /// The reference as the spec has it.
+    #[serde(rename = "ref")]
+    pub reference: TargetRef,
+    /// The rule's name; empty for the policy's own breaker.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub rule: String,
+    /// Whether the policy applies to this target.
+    #[serde(default)]
+    pub accepted: bool,
+    /// Where it does not, why and what to do; or who else has a word on it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// The breakers' state over all pods.
+    #[serde(default)]
+    pub state: State,
+    /// Pods by state.
+    #[serde(default)]
+    pub pods: PodCounts,
+    /// Failures among recent requests, in percent, mean over the pods that saw requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure_percent: Option<i64>,
+    /// How often breakers went from closed to open, since their pods started.
+    #[serde(default)]
+    pub trips: i64,
+    /// Why the breakers are in this state, such as ConsecutiveFailures.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// When a breaker last changed its state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schemas::time")]
+    pub last_transition_time: Option<Time>,
+    /// When the next probe may pass, the earliest over all pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schemas::time")]
+    pub next_probe_time: Option<Time>,
+}
+
+/// Pods by the state of their breaker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PodCounts {
+    /// Pods whose breaker is closed.
+    #[serde(default)]
+    pub closed: i64,
+    /// Pods whose breaker is open.
+    #[serde(default)]
+    pub open: i64,
+    /// Pods whose breaker is half-open.
+    #[serde(default)]
+    pub half_open: i64,
+    /// Pods that report. The others are unknown.
+    #[serde(default)]
+    pub reporting: i64,
+}
