@@ -1,0 +1,14 @@
+//! The control stream's server: who may open one, what goes down it, and what came up.
+//!
+//! It serves on every replica, leader or not, so a sidecar never waits for an election. It must
+//! not decide what configurations hold or what reports mean: it carries them, and proves whose they are.
+
+mod book;
+mod configurations;
+mod directory;
+mod event;
+
+pub use book::{Changes, MAX_BREAKERS, MAX_PODS, ProxyState, RECONNECT_GRACE, ReportBook, Source, Taken};
+pub use configurations::{ConfigSource, Configuration, Configurations};
+pub use directory::{Lookup, PodDirectory, PodEntry, PodRef, Sidecar};
+pub use event::{Acknowledgement, Connection, Happened, ProxyEvent, Rejection};
