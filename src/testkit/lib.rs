@@ -1,1 +1,31 @@
-//! placeholder
+//! For development only: a real control plane, and the building blocks of tests and the demo.
+//!
+//! Owns everything that more than one crate's tests need, so that no helper is written twice. No product crate may depend
+//! on it. Where the real thing starts in seconds it is started: an imitation would only repeat what its author believes.
+
+mod cache;
+mod child;
+mod identity;
+mod kubeconfig;
+mod lifeline;
+mod progress;
+
+pub mod audit;
+pub mod binaries;
+pub mod certificates;
+pub mod cluster;
+pub mod command;
+pub mod eventually;
+pub mod pods;
+pub mod ports;
+pub mod prometheus;
+pub mod workloads;
+
+pub use audit::{AuditEvent, AuditLevel};
+pub use binaries::ControlPlane;
+pub use cluster::{Cluster, ClusterOptions, Controllers};
+pub use eventually::{consistently, eventually};
+pub use lifeline::scratch;
+pub use ports::Port;
+pub use prometheus::promtool;
+pub use workloads::Workload;
