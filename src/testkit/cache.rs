@@ -17,7 +17,8 @@ use crate::progress::Progress;
 pub(crate) fn root() -> Result<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(path) = variable("FUSEBOX_CACHE") {
-        return std::path::absolute(&path).with_context(|| format!("FUSEBOX_CACHE={} is not a usable path", path.display()));
+        return std::path::absolute(&path)
+            .with_context(|| format!("FUSEBOX_CACHE={} is not a usable path", path.display()));
     }
     if let Some(path) = variable("XDG_CACHE_HOME") {
         return Ok(path.join("fusebox"));

@@ -5,7 +5,8 @@
 
 use anyhow::{Context as _, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose,
 };
 
 /// A certificate and its private key, both PEM.
@@ -31,7 +32,8 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, common_name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+        params.key_usages =
+            vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
         let key = KeyPair::generate().context("cannot make the authority's key")?;
         let issuer = CertifiedIssuer::self_signed(params, key).context("cannot sign the authority's certificate")?;
         Ok(Self { issuer })
@@ -50,7 +52,8 @@ impl Authority {
     pub fn server(&self, names: &[&str]) -> Result<Signed> {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let first = names.first().cloned().unwrap_or_default();
-        let mut params = CertificateParams::new(names).with_context(|| format!("bad server name in the certificate of {first}"))?;
+        let mut params =
+            CertificateParams::new(names).with_context(|| format!("bad server name in the certificate of {first}"))?;
         params.distinguished_name.push(DnType::CommonName, first);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         self.sign(params)

@@ -47,10 +47,6 @@ impl KeptChild {
         Self::keep(command.spawn().context("cannot start the process")?, records)
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// The exit status, once it has ended.
     pub(crate) fn exited(&mut self) -> Result<Option<ExitStatus>> {
         self.child.try_wait().context("cannot ask for the exit status")
@@ -58,7 +54,9 @@ impl KeptChild {
 
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         match self.identity {
-            Some(identity) => identity.signal(signal).with_context(|| format!("cannot signal process {}", identity.pid())),
+            Some(identity) => {
+                identity.signal(signal).with_context(|| format!("cannot signal process {}", identity.pid()))
+            }
             None => Ok(()),
         }
     }

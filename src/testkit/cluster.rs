@@ -302,13 +302,14 @@ impl Cluster {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client().await?, "default");
         let Some(manager) = self.controller_manager.as_mut() else { return Ok(()) };
         let folder = &self.parts.folder;
-        let ready = eventually(START_DEADLINE, "the controller manager makes the default service account", async || {
-            if let Some(status) = manager.exited()? {
-                return Ok(Err(anyhow!("it ended with {status}")));
-            }
-            accounts.get("default").await?;
-            Ok(Ok(()))
-        });
+        let ready =
+            eventually(START_DEADLINE, "the controller manager makes the default service account", async || {
+                if let Some(status) = manager.exited()? {
+                    return Ok(Err(anyhow!("it ended with {status}")));
+                }
+                accounts.get("default").await?;
+                Ok(Ok(()))
+            });
         ready.await.flatten().with_context(|| folder.log_end("kube-controller-manager"))
     }
 

@@ -24,8 +24,8 @@ enum Tool {
     /// A local control plane: etcd, kube-apiserver and kube-controller-manager.
     #[command(subcommand)]
     Cluster(ClusterCommand),
-    /// Print the path of promtool, fetching it first where it is not installed.
-    Promtool,
+    /// Get all that the tests start: the control plane, the Prometheus CRDs and promtool. Prints where they are.
+    Fetch,
 }
 
 #[derive(Debug, Subcommand)]
@@ -51,11 +51,21 @@ enum ClusterCommand {
 pub async fn run() -> Result<()> {
     match Arguments::parse().tool {
         Tool::Cluster(command) => run_cluster(command).await,
-        Tool::Promtool => {
-            println!("{}", tokio::task::spawn_blocking(crate::prometheus::promtool).await??.display());
-            Ok(())
-        }
+        Tool::Fetch => tokio::task::spawn_blocking(fetch).await?,
     }
+}
+
+fn fetch() -> Result<()> {
+    let plane = ControlPlane::find_or_build()?;
+    let places = [
+        ("kube-apiserver", plane.kube_apiserver),
+        ("prometheus CRDs", crate::prometheus::crds()?),
+        ("promtool", crate::prometheus::promtool()?),
+    ];
+    for (name, path) in places {
+        println!("{name:<16} {}", path.display());
+    }
+    Ok(())
 }
 
 async fn run_cluster(command: ClusterCommand) -> Result<()> {

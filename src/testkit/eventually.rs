@@ -75,7 +75,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_hanging_condition_is_cut_off_at_the_deadline() {
-        let failed = eventually(Duration::from_secs(1), "an answer", async || std::future::pending::<Result<()>>().await).await;
+        let failed =
+            eventually(Duration::from_secs(1), "an answer", async || std::future::pending::<Result<()>>().await).await;
         assert!(failed.is_err());
     }
 

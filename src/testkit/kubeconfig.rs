@@ -23,7 +23,8 @@ pub(crate) enum Credential<'a> {
 
 /// Writes a kubeconfig for the API server at `url`, readable by the owner alone.
 pub(crate) fn write(path: &Path, url: &str, authority: &str, credential: &Credential<'_>) -> Result<()> {
-    let text = serde_yaml::to_string(&content(url, authority, credential)).context("cannot serialize the kubeconfig")?;
+    let text =
+        serde_yaml::to_string(&content(url, authority, credential)).context("cannot serialize the kubeconfig")?;
     let mut options = fs::OpenOptions::new();
     let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
     std::io::Write::write_all(&mut file.with_context(|| format!("cannot create {}", path.display()))?, text.as_bytes())

@@ -173,8 +173,7 @@ impl PodBuilder {
             "containers": [{"name": "app", "image": "example.invalid/app", "ports": ports}],
         });
         if self.sidecar {
-            spec["initContainers"] =
-                json!([{"name": SIDECAR_CONTAINER, "image": "example.invalid/fusebox-proxy", "restartPolicy": "Always"}]);
+            spec["initContainers"] = json!([{"name": SIDECAR_CONTAINER, "image": "example.invalid/fusebox-proxy", "restartPolicy": "Always"}]);
         }
         spec
     }

@@ -27,7 +27,8 @@ pub fn crds() -> Result<PathBuf> {
     crate::cache::make_once(&entry, |draft| {
         let progress = Progress::start("Prometheus CRDs (once, kept in the cache)");
         progress.phase("downloading");
-        let module = GoBuilder::find()?.download(&format!("{PROMETHEUS_OPERATOR_MODULE}@{PROMETHEUS_OPERATOR_VERSION}"))?;
+        let module =
+            GoBuilder::find()?.download(&format!("{PROMETHEUS_OPERATOR_MODULE}@{PROMETHEUS_OPERATOR_VERSION}"))?;
         for kind in CRD_KINDS {
             let name = format!("monitoring.coreos.com_{kind}.yaml");
             let source = module.join(CRD_FOLDER).join(&name);
@@ -99,7 +100,9 @@ mod tests {
         let (good, bad) = (folder.path().join("good.yaml"), folder.path().join("bad.yaml"));
         fs::write(&good, "groups: [{name: a, rules: [{alert: A, expr: up == 0, for: 1m}]}]")?;
         fs::write(&bad, "groups: [{name: a, rules: [{alert: A, expr: 'up ==', for: 1m}]}]")?;
-        let check = |file: &Path| Ok::<_, anyhow::Error>(Command::new(promtool()?).args(["check", "rules"]).arg(file).output()?);
+        let check = |file: &Path| {
+            Ok::<_, anyhow::Error>(Command::new(promtool()?).args(["check", "rules"]).arg(file).output()?)
+        };
         assert!(check(&good)?.status.success());
         assert!(!check(&bad)?.status.success());
         Ok(())

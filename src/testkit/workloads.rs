@@ -77,7 +77,11 @@ impl Workload {
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
-            Self::Deployment(name) | Self::StatefulSet(name) | Self::DaemonSet(name) | Self::Job(name) | Self::CronJob(name) => name,
+            Self::Deployment(name)
+            | Self::StatefulSet(name)
+            | Self::DaemonSet(name)
+            | Self::Job(name)
+            | Self::CronJob(name) => name,
         }
     }
 

@@ -71,10 +71,15 @@ impl GoBuilder {
     /// Downloads one module and returns the folder it was unpacked to, readable from here.
     pub(crate) fn download(&self, module: &str) -> Result<PathBuf> {
         let scratch = tempfile::tempdir().context("cannot create a temporary folder")?;
-        let mut command = self.command(scratch.path(), &scratch.path().join("none"), &["mod", "download", "-json", module])?;
+        let mut command =
+            self.command(scratch.path(), &scratch.path().join("none"), &["mod", "download", "-json", module])?;
         let output = command.stdin(Stdio::null()).output().context("cannot run go mod download")?;
         let text = String::from_utf8_lossy(&output.stdout);
-        ensure!(output.status.success(), "go mod download {module} failed: {text}{}", String::from_utf8_lossy(&output.stderr));
+        ensure!(
+            output.status.success(),
+            "go mod download {module} failed: {text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         let answer: serde_json::Value = serde_json::from_str(&text).context("go mod download answered no JSON")?;
         let folder = answer["Dir"].as_str().context("go mod download named no folder")?;
         Ok(PathBuf::from(folder))
@@ -188,9 +193,12 @@ mod tests {
     #[test]
     fn docker_mounts_module_and_output_at_their_own_paths() -> Result<()> {
         let folder = tempfile::tempdir()?;
-        let arguments = docker_arguments(Path::new("/module"), &folder.path().join("cluster"), Path::new("/home"))?.join(" ");
+        let arguments =
+            docker_arguments(Path::new("/module"), &folder.path().join("cluster"), Path::new("/home"))?.join(" ");
         let output = folder.path().display();
-        for part in ["--workdir /module", "--volume /module:/module", &format!("--volume {output}:{output}"), "CGO_ENABLED=0"] {
+        for part in
+            ["--workdir /module", "--volume /module:/module", &format!("--volume {output}:{output}"), "CGO_ENABLED=0"]
+        {
             assert!(arguments.contains(part), "{part} is missing in {arguments}");
         }
         assert!(arguments.ends_with("golang:1.26 go"));

@@ -59,7 +59,8 @@ fn read_definitions(path: &Path) -> Result<Vec<CustomResourceDefinition>> {
     for file in yaml_files(path)? {
         let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
         for document in serde_yaml::Deserializer::from_str(&text) {
-            let value = serde_json::Value::deserialize(document).with_context(|| format!("{} is not YAML", file.display()))?;
+            let value =
+                serde_json::Value::deserialize(document).with_context(|| format!("{} is not YAML", file.display()))?;
             if value["kind"] == "CustomResourceDefinition" {
                 let definition = serde_json::from_value(value);
                 definitions.push(definition.with_context(|| format!("bad CRD in {}", file.display()))?);

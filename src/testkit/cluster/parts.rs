@@ -203,7 +203,12 @@ impl Parts {
     }
 
     /// Waits for `condition`; fails at once, with the end of the log, when the program has ended.
-    async fn ready(&self, name: &str, child: &mut KeptChild, mut condition: impl AsyncFnMut() -> Result<()>) -> Result<()> {
+    async fn ready(
+        &self,
+        name: &str,
+        child: &mut KeptChild,
+        mut condition: impl AsyncFnMut() -> Result<()>,
+    ) -> Result<()> {
         let waited = eventually(START_DEADLINE, &format!("{name} is ready"), async || match child.exited()? {
             Some(status) => Ok(Err(anyhow!("it ended with {status}"))),
             None => condition().await.map(Ok),

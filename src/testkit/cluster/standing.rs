@@ -110,7 +110,8 @@ impl StandingCluster {
             process.signal(Signal::KILL).with_context(|| format!("cannot end process {}", process.pid()))?;
         }
         eventually(END_WITHIN, "the cluster's processes end", async || {
-            let left: Vec<i32> = processes.iter().filter(|process| process.is_alive()).map(|process| process.pid()).collect();
+            let left: Vec<i32> =
+                processes.iter().filter(|process| process.is_alive()).map(|process| process.pid()).collect();
             ensure!(left.is_empty(), "still running: {left:?}");
             Ok(())
         })
