@@ -28,16 +28,69 @@ use crate::status::CircuitBreakerPolicyStatus;
     status = "CircuitBreakerPolicyStatus",
     derive = "PartialEq",
     doc = "Stops calling a Service that keeps failing, fails fast meanwhile, and finds out when it works again.",
-    printcolumn(name = "Target", type_ = "string", json_path = ".status.summary.target", description = "The Services it applies to."),
-    printcolumn(name = "State", type_ = "string", json_path = ".status.state", description = "The breakers' state over all pods."),
-    printcolumn(name = "Open", type_ = "string", json_path = ".status.summary.open", description = "Pods with an open breaker, of all pods that enforce the policy."),
-    printcolumn(name = "Fail%", type_ = "integer", json_path = ".status.summary.failurePercent", description = "Failures among recent requests."),
-    printcolumn(name = "Trips", type_ = "integer", json_path = ".status.summary.trips", description = "How often breakers went from closed to open since their pods started."),
-    printcolumn(name = "Last-Trip", type_ = "date", json_path = ".status.summary.lastTripTime", description = "When a breaker last went from closed to open."),
-    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether it is accepted and enforced."),
-    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", priority = 1, description = "Why it is ready or not."),
-    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode", priority = 1, description = "Enforce, Shadow or Disabled."),
-    printcolumn(name = "Side", type_ = "string", json_path = ".spec.side", priority = 1, description = "Client or Server."),
+    printcolumn(
+        name = "Target",
+        type_ = "string",
+        json_path = ".status.summary.target",
+        description = "The Services it applies to."
+    ),
+    printcolumn(
+        name = "State",
+        type_ = "string",
+        json_path = ".status.state",
+        description = "The breakers' state over all pods."
+    ),
+    printcolumn(
+        name = "Open",
+        type_ = "string",
+        json_path = ".status.summary.open",
+        description = "Pods with an open breaker, of all pods that enforce the policy."
+    ),
+    printcolumn(
+        name = "Fail%",
+        type_ = "integer",
+        json_path = ".status.summary.failurePercent",
+        description = "Failures among recent requests."
+    ),
+    printcolumn(
+        name = "Trips",
+        type_ = "integer",
+        json_path = ".status.summary.trips",
+        description = "How often breakers went from closed to open since their pods started."
+    ),
+    printcolumn(
+        name = "Last-Trip",
+        type_ = "date",
+        json_path = ".status.summary.lastTripTime",
+        description = "When a breaker last went from closed to open."
+    ),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status",
+        description = "Whether it is accepted and enforced."
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
+        priority = 1,
+        description = "Why it is ready or not."
+    ),
+    printcolumn(
+        name = "Mode",
+        type_ = "string",
+        json_path = ".spec.mode",
+        priority = 1,
+        description = "Enforce, Shadow or Disabled."
+    ),
+    printcolumn(
+        name = "Side",
+        type_ = "string",
+        json_path = ".spec.side",
+        priority = 1,
+        description = "Client or Server."
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
@@ -207,7 +260,9 @@ pub struct FailureOn {
 #[schemars(inline, extend("x-kubernetes-validations" = [{
     "rule": "size(self) != 7 || self.substring(0, 3) <= self.substring(4, 7)",
     "message": "the first code of a range must not be greater than the last"}]))]
-pub struct HttpStatusPattern(#[schemars(length(max = 7), regex(pattern = "^([1-5]xx|[1-5][0-9]{2}(-[1-5][0-9]{2})?)$"))] pub String);
+pub struct HttpStatusPattern(
+    #[schemars(length(max = 7), regex(pattern = "^([1-5]xx|[1-5][0-9]{2}(-[1-5][0-9]{2})?)$"))] pub String,
+);
 
 /// A failure that has no status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -1,1 +1,15 @@
-//! placeholder
+//! Resources in, proxy configurations and statuses out.
+//!
+//! Two pure functions stand in the middle: [`compile`] makes a [`Plan`] from a [`Snapshot`], and
+//! [`fold`] makes a status from a [`PolicyPlan`] and the pods' [`Reports`]. This crate must do no
+//! I/O and read no clock, so that everything it decides can be held in golden files.
+
+pub mod attachment;
+pub mod plan;
+pub mod proxy_config;
+pub mod snapshot;
+pub mod status;
+
+pub use plan::{Plan, PolicyPlan, WorkloadPlan, compile};
+pub use snapshot::Snapshot;
+pub use status::{Reports, fold};

@@ -1,0 +1,317 @@
+//! The plan: what every sidecar is told, and what became of every policy.
+//!
+//! It is made whole from a snapshot each time and never patched, so that no part of it can be
+//! stale; it must hold nothing that the snapshot does not determine.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use fusebox_api::common::{Mode, TargetRef};
+use fusebox_policy::config::{
+    BreakerKey, ForcedState, PolicyId, PolicyVersion, ProxyConfig, ServiceId, Side, TargetId, WorkloadId,
+};
+use jiff::Timestamp;
+
+use crate::attachment;
+use crate::proxy_config;
+use crate::snapshot::{Prometheus, Snapshot};
+
+/// What the operator applies and sends, and what it makes statuses from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// Every workload with sidecars.
+    pub workloads: BTreeMap<WorkloadId, WorkloadPlan>,
+    /// Every policy.
+    pub policies: BTreeMap<PolicyId, PolicyPlan>,
+    /// Namespaces in which a workload has sidecars; each gets its monitoring objects.
+    pub namespaces_with_sidecars: BTreeSet<String>,
+    /// Whether monitoring objects can be applied.
+    pub prometheus: Prometheus,
+    /// When the plan changes by time alone, since an override ends; compile again then.
+    pub recompile_at: Option<Timestamp>,
+}
+
+/// One workload with sidecars.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkloadPlan {
+    /// What its sidecars enforce.
+    pub config: ProxyConfig,
+    /// The configuration's version, [`ProxyConfig::revision`].
+    pub revision: String,
+    /// The ConfigMap that carries it, in the workload's namespace.
+    pub config_map_name: String,
+}
+
+/// What became of one policy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PolicyPlan {
+    /// The policy at its generation; an acknowledgement names the same.
+    pub version: PolicyVersion,
+    /// Which end of a call enforces it.
+    pub side: Side,
+    /// Whether it acts.
+    pub mode: Mode,
+    /// Its references in the order of the spec, each with its verdict.
+    pub targets: Vec<TargetPlan>,
+    /// The pods that enforce it, by uid.
+    pub pods: BTreeMap<String, BoundPod>,
+    /// Pods on the enforcing side that have no sidecar, by namespace.
+    pub bare_pods: BTreeMap<String, usize>,
+    /// What became of its override.
+    pub force: ForceVerdict,
+    /// Whether monitoring objects can be applied.
+    pub prometheus: Prometheus,
+}
+
+/// What became of one reference.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TargetPlan {
+    /// The reference as the spec has it.
+    pub reference: TargetRef,
+    /// The target it means.
+    pub target: TargetId,
+    /// The rules' names; the last one is empty, for the policy's own breaker.
+    pub rules: Vec<String>,
+    /// Whether the policy applies to the target.
+    pub verdict: Verdict,
+    /// Places where another policy has the word, sorted.
+    pub overruled: Vec<Overruled>,
+    /// Whether it has the word at any place that has a sidecar.
+    pub attached: Attached,
+}
+
+/// Whether a target has the word anywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attached {
+    /// At one place at least.
+    Somewhere,
+    /// At none.
+    Nowhere,
+}
+
+/// Whether a policy applies to a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It does.
+    Accepted,
+    /// It does not.
+    Refused(Refusal),
+}
+
+/// Why a policy does not apply to a target.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The target does not exist.
+    #[error("Service {0} does not exist: create it, or correct targetRefs")]
+    TargetNotFound(Name),
+    /// The target has no such port.
+    #[error(
+        "Service {service} has no port named {section:?}: correct sectionName, or name the port; its ports are {ports}"
+    )]
+    SectionNotFound {
+        /// The Service.
+        service: Name,
+        /// The name looked for.
+        section: String,
+        /// The names there are.
+        ports: String,
+    },
+    /// The target has no TCP port.
+    #[error("Service {0} has no TCP port: declare the ports that callers use in its spec.ports")]
+    NoPorts(Name),
+    /// The port is not TCP.
+    #[error("port {section:?} of Service {service} is not TCP: breakers guard TCP ports only")]
+    UnsupportedProtocol {
+        /// The Service.
+        service: Name,
+        /// The port.
+        section: String,
+    },
+    /// Side Server on another namespace's Service.
+    #[error(
+        "side Server is refused for Service {0} of another namespace: use side Client, which guards the callers in namespace {1}"
+    )]
+    CrossNamespaceServer(Name, String),
+    /// Side Client on a headless Service.
+    #[error(
+        "Service {0} is headless, so its callers connect to pods and not to the Service: use side Server, or a Service with a cluster IP"
+    )]
+    HeadlessService(Name),
+    /// Side Server on a Service without pods of its own.
+    #[error("Service {0} selects no pods of its own (it is an ExternalName or has no selector): use side Client")]
+    NoSelector(Name),
+    /// The reference repeats an earlier one.
+    #[error("Service {0} is already named by targetRefs[{1}]: remove one of the two")]
+    Duplicate(Name, usize),
+    /// Another policy has the target.
+    #[error(
+        "policy {winner} is older and has Service {service}{place}: remove one of the two, or narrow one by sectionName"
+    )]
+    Conflicted {
+        /// The policy that wins.
+        winner: Name,
+        /// The Service.
+        service: Name,
+        /// Where, if not everywhere.
+        place: String,
+    },
+    /// The spec says what can't be enforced.
+    #[error("{field}: {problem}")]
+    InvalidSpec {
+        /// The field.
+        field: String,
+        /// What is wrong and how to mend it.
+        problem: String,
+    },
+}
+
+/// A namespace and a name, written with a slash.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Name {
+    /// The namespace.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+}
+
+/// A place where another policy has the word.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Overruled {
+    /// Why the other one has it.
+    pub cause: Cause,
+    /// The other policy.
+    pub by: PolicyId,
+    /// The workload whose sidecars decide.
+    pub workload: WorkloadId,
+    /// The Service's port on side Client, the container port on side Server.
+    pub port: u16,
+}
+
+/// Why another policy has the word at a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// It stands in the callers' own namespace.
+    ConsumerPolicy,
+    /// It names the port.
+    MoreSpecific,
+    /// It is older, and targets another Service on the same container port.
+    Conflict,
+}
+
+/// A pod that enforces a policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BoundPod {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its workload.
+    pub workload: WorkloadId,
+    /// The revision its sidecar should enforce.
+    pub revision: String,
+    /// Whether it is Ready; only Ready pods count for `Programmed`.
+    pub readiness: Readiness,
+    /// The policy's breakers in it, sorted; none where the policy is disabled.
+    pub breakers: Vec<BreakerKey>,
+}
+
+/// Whether a pod is Ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// It is.
+    Ready,
+    /// It is not.
+    NotReady,
+}
+
+/// What became of an override.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ForceVerdict {
+    /// There is none.
+    Absent,
+    /// It is in force.
+    Active {
+        /// What the breakers are forced to.
+        state: ForcedState,
+        /// When it ends.
+        until: Timestamp,
+        /// Why.
+        reason: String,
+    },
+    /// Its time has passed.
+    Expired {
+        /// When it ended.
+        until: Timestamp,
+    },
+    /// It would last longer than is allowed.
+    TooFar {
+        /// When it would end.
+        until: Timestamp,
+        /// The latest end that is allowed.
+        limit: Timestamp,
+    },
+}
+
+/// Compiles everything that the snapshot holds.
+#[must_use]
+pub fn compile(snapshot: &Snapshot) -> Plan {
+    let attachments = attachment::resolve(snapshot);
+    let workloads = proxy_config::workloads(&attachments);
+    let policies = attachments.policies(&workloads);
+    let recompile_at = policies.values().filter_map(|policy| policy.force.ends_at()).min();
+    let namespaces_with_sidecars = workloads.keys().map(|id| id.namespace.clone()).collect();
+    Plan { workloads, policies, namespaces_with_sidecars, prometheus: snapshot.prometheus, recompile_at }
+}
+
+impl Refusal {
+    /// A stable word for conditions and metrics.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::TargetNotFound(_) => "TargetNotFound",
+            Self::SectionNotFound { .. } => "SectionNotFound",
+            Self::NoPorts(_) => "NoPorts",
+            Self::UnsupportedProtocol { .. } => "UnsupportedProtocol",
+            Self::CrossNamespaceServer(..) => "CrossNamespaceServer",
+            Self::HeadlessService(_) => "HeadlessService",
+            Self::NoSelector(_) => "NoSelector",
+            Self::Duplicate(..) | Self::Conflicted { .. } => "Conflicted",
+            Self::InvalidSpec { .. } => "InvalidSpec",
+        }
+    }
+
+    /// Whether the reference leads nowhere, as `ResolvedRefs` says.
+    #[must_use]
+    pub const fn is_unresolved(&self) -> bool {
+        matches!(self, Self::TargetNotFound(_) | Self::SectionNotFound { .. })
+    }
+}
+
+impl ForceVerdict {
+    /// When an override that is in force ends.
+    #[must_use]
+    pub const fn ends_at(&self) -> Option<Timestamp> {
+        match self {
+            Self::Active { until, .. } => Some(*until),
+            Self::Absent | Self::Expired { .. } | Self::TooFar { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl From<&ServiceId> for Name {
+    fn from(id: &ServiceId) -> Self {
+        Self { namespace: id.namespace.clone(), name: id.name.clone() }
+    }
+}
+
+impl From<&PolicyId> for Name {
+    fn from(id: &PolicyId) -> Self {
+        Self { namespace: id.namespace.clone(), name: id.name.clone() }
+    }
+}

@@ -1,0 +1,191 @@
+//! What the compiler knows of the cluster, reduced to what decides.
+//!
+//! The values must be plain and small: the operator keeps thousands of them, and a golden file
+//! must be able to name every input of a decision.
+
+mod from_objects;
+mod pod_owner;
+
+use std::collections::BTreeMap;
+
+use fusebox_api::CircuitBreakerPolicySpec;
+use fusebox_policy::config::{PolicyId, ServiceId, WorkloadId};
+use jiff::Timestamp;
+
+pub use pod_owner::workload_of;
+
+/// Everything that [`crate::compile`] decides from.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The time to decide at; only overrides depend on it.
+    pub now: Timestamp,
+    /// Every CircuitBreakerPolicy.
+    pub circuit_breakers: Vec<CircuitBreaker>,
+    /// Every Service.
+    pub services: Vec<Service>,
+    /// Every pod that has not finished.
+    pub pods: Vec<Pod>,
+    /// Workload templates; needed only for workloads that have no pod.
+    pub workloads: Vec<Workload>,
+    /// Every namespace.
+    pub namespaces: Vec<Namespace>,
+    /// Whether the Prometheus operator's resources are installed.
+    pub prometheus: Prometheus,
+}
+
+/// A CircuitBreakerPolicy as the compiler sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CircuitBreaker {
+    /// Its namespace and name.
+    pub id: PolicyId,
+    /// Its uid; empty where it came from a file.
+    pub uid: String,
+    /// Its generation; 0 where it came from a file.
+    pub generation: i64,
+    /// When it was created; absent where it came from a file, which counts as youngest.
+    pub created: Option<Timestamp>,
+    /// When its override was last written, from the managed fields.
+    pub override_written: Option<Timestamp>,
+    /// What it says.
+    pub spec: CircuitBreakerPolicySpec,
+}
+
+/// A Service as the compiler sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Its namespace and name.
+    pub id: ServiceId,
+    /// How it is reached.
+    pub kind: ServiceKind,
+    /// Which pods stand behind it; empty selects none.
+    pub selector: BTreeMap<String, String>,
+    /// Its ports, of every protocol.
+    pub ports: Vec<ServicePort>,
+}
+
+/// How a Service is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServiceKind {
+    /// By cluster IPs; none are known where it came from a file.
+    ClusterIps(Vec<String>),
+    /// By its pods' own addresses.
+    Headless,
+    /// By a name outside.
+    ExternalName(String),
+}
+
+/// A port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Its name; empty where it has none.
+    pub name: String,
+    /// The port callers use.
+    pub port: u16,
+    /// The container port behind it.
+    pub target: TargetPort,
+    /// Whether it is TCP.
+    pub protocol: Protocol,
+}
+
+/// A container port by number or name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetPort {
+    /// By number.
+    Number(u16),
+    /// By the name the pod's containers give it.
+    Name(String),
+}
+
+/// A port's transport.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// TCP, which breakers can guard.
+    Tcp,
+    /// UDP or SCTP, which they can't.
+    Other,
+}
+
+/// A pod as the compiler sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its uid; empty where it came from a file.
+    pub uid: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// The workload it belongs to.
+    pub workload: WorkloadId,
+    /// Its containers' TCP ports by name.
+    pub ports: BTreeMap<String, u16>,
+    /// Whether it is Ready.
+    pub ready: bool,
+    /// Whether it has a sidecar.
+    pub sidecar: bool,
+    /// Whether it is being deleted.
+    pub terminating: bool,
+}
+
+/// A workload's pod template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// The workload.
+    pub id: WorkloadId,
+    /// The template's labels.
+    pub labels: BTreeMap<String, String>,
+    /// The template's TCP ports by name.
+    pub ports: BTreeMap<String, u16>,
+}
+
+/// A namespace as the compiler sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    /// Its name.
+    pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// The namespaces whose policies its callers obey.
+    pub accepts_policies_from: Vec<String>,
+}
+
+/// Whether the Prometheus operator's resources are installed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Prometheus {
+    /// ServiceMonitor and PrometheusRule can be applied.
+    Installed,
+    /// They can't.
+    #[default]
+    Missing,
+}
+
+/// Why an object can't be reduced.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{kind} {namespace}/{name} has no {field}")]
+pub struct SnapshotError {
+    /// The object's kind.
+    pub kind: &'static str,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// What it lacks.
+    pub field: &'static str,
+}
+
+impl Snapshot {
+    /// A snapshot of nothing.
+    #[must_use]
+    pub fn empty(now: Timestamp) -> Self {
+        Self {
+            now,
+            circuit_breakers: Vec::new(),
+            services: Vec::new(),
+            pods: Vec::new(),
+            workloads: Vec::new(),
+            namespaces: Vec::new(),
+            prometheus: Prometheus::default(),
+        }
+    }
+}

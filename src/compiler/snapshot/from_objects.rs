@@ -1,0 +1,185 @@
+//! Reduces the API server's objects to the snapshot's values.
+//!
+//! It must read only the fields that decide something, so that a watch of metadata and a few
+//! fields suffices, and a change of anything else changes nothing.
+
+use std::collections::BTreeMap;
+
+use fusebox_api::CircuitBreakerPolicy;
+use fusebox_api::names::{CONSENT_ANNOTATION, SIDECAR_INJECTED, SIDECAR_LABEL};
+use fusebox_policy::config::{PolicyId, ServiceId, WorkloadId};
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::{
+    CircuitBreaker, Namespace, Pod, Protocol, Service, ServiceKind, ServicePort, TargetPort, Workload, workload_of,
+};
+
+/// Where a manifest names no namespace.
+const DEFAULT_NAMESPACE: &str = "default";
+
+impl From<&CircuitBreakerPolicy> for CircuitBreaker {
+    fn from(policy: &CircuitBreakerPolicy) -> Self {
+        let metadata = &policy.metadata;
+        Self {
+            id: PolicyId { namespace: namespace_of(metadata), name: name_of(metadata) },
+            uid: metadata.uid.clone().unwrap_or_default(),
+            generation: metadata.generation.unwrap_or_default(),
+            created: metadata.creation_timestamp.as_ref().map(|time| time.0),
+            override_written: override_written(metadata),
+            spec: policy.spec.clone(),
+        }
+    }
+}
+
+impl From<&core::Service> for Service {
+    fn from(service: &core::Service) -> Self {
+        let spec = service.spec.clone().unwrap_or_default();
+        let kind = service_kind(&spec);
+        let selector = match kind {
+            ServiceKind::ExternalName(_) => BTreeMap::new(),
+            ServiceKind::ClusterIps(_) | ServiceKind::Headless => spec.selector.unwrap_or_default(),
+        };
+        Self {
+            id: ServiceId { namespace: namespace_of(&service.metadata), name: name_of(&service.metadata) },
+            kind,
+            selector,
+            ports: spec.ports.iter().flatten().filter_map(service_port).collect(),
+        }
+    }
+}
+
+impl Pod {
+    /// The pod; absent where it has finished, since it then neither calls nor answers.
+    #[must_use]
+    pub fn from_object(pod: &core::Pod) -> Option<Self> {
+        let status = pod.status.clone().unwrap_or_default();
+        if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+            return None;
+        }
+        let labels = pod.metadata.labels.clone().unwrap_or_default();
+        let mut workload = workload_of(&pod.metadata);
+        workload.namespace = namespace_of(&pod.metadata);
+        Some(Self {
+            namespace: namespace_of(&pod.metadata),
+            name: name_of(&pod.metadata),
+            uid: pod.metadata.uid.clone().unwrap_or_default(),
+            sidecar: labels.get(SIDECAR_LABEL).is_some_and(|value| value == SIDECAR_INJECTED),
+            labels,
+            workload,
+            ports: pod.spec.as_ref().map(container_ports).unwrap_or_default(),
+            ready: status.conditions.iter().flatten().any(|it| it.type_ == "Ready" && it.status == "True"),
+            terminating: pod.metadata.deletion_timestamp.is_some(),
+        })
+    }
+}
+
+impl From<&Deployment> for Workload {
+    fn from(object: &Deployment) -> Self {
+        from_template("Deployment", &object.metadata, object.spec.as_ref().map(|spec| &spec.template))
+    }
+}
+
+impl From<&StatefulSet> for Workload {
+    fn from(object: &StatefulSet) -> Self {
+        from_template("StatefulSet", &object.metadata, object.spec.as_ref().map(|spec| &spec.template))
+    }
+}
+
+impl From<&DaemonSet> for Workload {
+    fn from(object: &DaemonSet) -> Self {
+        from_template("DaemonSet", &object.metadata, object.spec.as_ref().map(|spec| &spec.template))
+    }
+}
+
+impl From<&Job> for Workload {
+    fn from(object: &Job) -> Self {
+        from_template("Job", &object.metadata, object.spec.as_ref().map(|spec| &spec.template))
+    }
+}
+
+impl From<&CronJob> for Workload {
+    fn from(object: &CronJob) -> Self {
+        let template = object.spec.as_ref().and_then(|spec| spec.job_template.spec.as_ref());
+        from_template("CronJob", &object.metadata, template.map(|spec| &spec.template))
+    }
+}
+
+impl From<&core::Namespace> for Namespace {
+    fn from(namespace: &core::Namespace) -> Self {
+        let metadata = &namespace.metadata;
+        let consent = metadata.annotations.as_ref().and_then(|all| all.get(CONSENT_ANNOTATION));
+        let listed = consent.map(String::as_str).unwrap_or_default().split(',').map(str::trim);
+        Self {
+            name: name_of(metadata),
+            labels: metadata.labels.clone().unwrap_or_default(),
+            accepts_policies_from: listed.filter(|name| !name.is_empty()).map(str::to_owned).collect(),
+        }
+    }
+}
+
+fn namespace_of(metadata: &ObjectMeta) -> String {
+    metadata.namespace.clone().unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned())
+}
+
+fn name_of(metadata: &ObjectMeta) -> String {
+    metadata.name.clone().unwrap_or_default()
+}
+
+/// The latest write by a manager that owns part of `spec.override`.
+fn override_written(metadata: &ObjectMeta) -> Option<Timestamp> {
+    let owns_override = |entry: &&ManagedFieldsEntry| {
+        let fields = entry.fields_v1.as_ref().and_then(|fields| fields.0.get("f:spec"));
+        fields.is_some_and(|spec| spec.get("f:override").is_some())
+    };
+    let entries = metadata.managed_fields.iter().flatten().filter(owns_override);
+    entries.filter_map(|entry| entry.time.as_ref().map(|time| time.0)).max()
+}
+
+fn service_kind(spec: &core::ServiceSpec) -> ServiceKind {
+    if spec.type_.as_deref() == Some("ExternalName") {
+        return ServiceKind::ExternalName(spec.external_name.clone().unwrap_or_default());
+    }
+    if spec.cluster_ip.as_deref() == Some("None") {
+        return ServiceKind::Headless;
+    }
+    let listed = spec.cluster_ips.clone().filter(|addresses| !addresses.is_empty());
+    ServiceKind::ClusterIps(
+        listed.unwrap_or_else(|| spec.cluster_ip.iter().filter(|ip| !ip.is_empty()).cloned().collect()),
+    )
+}
+
+fn service_port(port: &core::ServicePort) -> Option<ServicePort> {
+    let number = u16::try_from(port.port).ok().filter(|number| *number > 0)?;
+    let target = match &port.target_port {
+        None => TargetPort::Number(number),
+        Some(IntOrString::Int(target)) => TargetPort::Number(u16::try_from(*target).ok().filter(|it| *it > 0)?),
+        Some(IntOrString::String(name)) => TargetPort::Name(name.clone()),
+    };
+    let protocol = match port.protocol.as_deref() {
+        None | Some("TCP") => Protocol::Tcp,
+        Some(_) => Protocol::Other,
+    };
+    Some(ServicePort { name: port.name.clone().unwrap_or_default(), port: number, target, protocol })
+}
+
+fn container_ports(spec: &core::PodSpec) -> BTreeMap<String, u16> {
+    let restartable = spec.init_containers.iter().flatten().filter(|it| it.restart_policy.as_deref() == Some("Always"));
+    let containers = spec.containers.iter().chain(restartable);
+    let ports = containers.flat_map(|container| container.ports.iter().flatten());
+    let tcp = ports.filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"));
+    tcp.filter_map(|port| Some((port.name.clone()?, u16::try_from(port.container_port).ok()?))).collect()
+}
+
+fn from_template(kind: &str, metadata: &ObjectMeta, template: Option<&core::PodTemplateSpec>) -> Workload {
+    let labels = template.and_then(|template| template.metadata.as_ref()).and_then(|it| it.labels.clone());
+    Workload {
+        id: WorkloadId { namespace: namespace_of(metadata), kind: kind.to_owned(), name: name_of(metadata) },
+        labels: labels.unwrap_or_default(),
+        ports: template.and_then(|template| template.spec.as_ref()).map(container_ports).unwrap_or_default(),
+    }
+}

@@ -1,0 +1,283 @@
+//! From the pods' reports to the states of targets, and to the one line of `kubectl get`.
+//!
+//! Silence must never become Closed: only a pod that is heard and enforces this generation is
+//! taken to have closed breakers where it reports none. All numbers are whole.
+
+use std::collections::BTreeMap;
+
+use fusebox_api::CircuitBreakerPolicyStatus;
+use fusebox_api::status::{MAX_TARGETS, PodCounts, State, Summary, TargetStatus};
+use fusebox_policy::config::{BreakerKey, ForcedState, TargetId};
+use fusebox_policy::report::{BreakerReport, BreakerState};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::Reports;
+use crate::plan::{BoundPod, Cause, Overruled, PolicyPlan, TargetPlan, Verdict};
+
+/// What the pods show.
+pub(super) struct Observed {
+    pub(super) state: State,
+    pub(super) summary: Summary,
+    pub(super) targets: Vec<TargetStatus>,
+    pub(super) truncated: bool,
+    /// Pods that are heard.
+    pub(super) reporting: i64,
+    /// Why the worst breaker is in its state.
+    pub(super) reason: String,
+}
+
+/// The breakers of a policy on the pods that are heard.
+struct Heard<'a> {
+    pods: Vec<HeardPod<'a>>,
+}
+
+/// One pod that is heard.
+struct HeardPod<'a> {
+    bound: &'a BoundPod,
+    breakers: BTreeMap<&'a BreakerKey, &'a BreakerReport>,
+}
+
+/// One breaker of one pod.
+#[derive(Clone, Copy)]
+struct Breaker<'a> {
+    state: BreakerState,
+    report: Option<&'a BreakerReport>,
+}
+
+/// What several breakers come to.
+#[derive(Default)]
+struct Tally {
+    pods: PodCounts,
+    percents: Vec<f64>,
+    trips: u64,
+    last_trip_ms: Option<i64>,
+    since_ms: Option<i64>,
+    next_probe_ms: Option<i64>,
+    /// The reason of the newest report in the worst state.
+    reason: Option<(BreakerState, i64, String)>,
+}
+
+/// What the reports of the bound pods come to.
+pub(super) fn observe(plan: &PolicyPlan, reports: &Reports, now: Timestamp) -> Observed {
+    let heard = Heard::new(plan, reports, now);
+    let entries = plan.targets.iter().flat_map(|target| target.rules_or_one().map(move |rule| (target, rule)));
+    let mut targets: Vec<TargetStatus> = entries.map(|(target, rule)| heard.target_status(target, rule)).collect();
+    let truncated = targets.len() > MAX_TARGETS;
+    targets.truncate(MAX_TARGETS);
+    let tally = heard.tally(|_| true);
+    let summary = Summary {
+        target: target_words(plan),
+        open: format!("{}/{}", tally.pods.open, plan.pods.len()),
+        failure_percent: tally.failure_percent(),
+        trips: whole(tally.trips),
+        last_trip_time: tally.last_trip_ms.and_then(time),
+    };
+    let state = tally.state();
+    Observed { state, summary, targets, truncated, reporting: tally.pods.reporting, reason: tally.reason_word() }
+}
+
+/// What stands, while the pods have not had the time to speak; the verdicts are new all the same.
+pub(super) fn kept(plan: &PolicyPlan, previous: &CircuitBreakerPolicyStatus) -> Observed {
+    let silent = observe(plan, &Reports::default(), Timestamp::UNIX_EPOCH);
+    let targets = silent.targets.into_iter().map(|target| kept_target(target, previous)).collect::<Vec<_>>();
+    let summary = previous
+        .summary
+        .clone()
+        .map_or(silent.summary.clone(), |kept| Summary { target: silent.summary.target, ..kept });
+    Observed {
+        state: previous.state.unwrap_or_default(),
+        reporting: targets.iter().map(|target| target.pods.reporting).max().unwrap_or_default(),
+        reason: targets
+            .iter()
+            .max_by_key(|target| target.state)
+            .map(|target| target.reason.clone())
+            .unwrap_or_default(),
+        summary,
+        targets,
+        truncated: silent.truncated,
+    }
+}
+
+fn kept_target(fresh: TargetStatus, previous: &CircuitBreakerPolicyStatus) -> TargetStatus {
+    let same = |it: &&TargetStatus| it.reference == fresh.reference && it.rule == fresh.rule;
+    match previous.targets.iter().find(same) {
+        Some(kept) => TargetStatus { accepted: fresh.accepted, message: fresh.message, ..kept.clone() },
+        None => fresh,
+    }
+}
+
+impl TargetPlan {
+    /// The rules' names; one empty name where the spec can't be enforced, so that the target is shown.
+    fn rules_or_one(&self) -> impl Iterator<Item = &str> {
+        let none = self.rules.is_empty() || matches!(self.verdict, Verdict::Refused(_));
+        let names = if none { &[] } else { self.rules.as_slice() };
+        names.iter().map(String::as_str).chain(none.then_some(""))
+    }
+}
+
+impl<'a> Heard<'a> {
+    fn new(plan: &'a PolicyPlan, reports: &'a Reports, now: Timestamp) -> Self {
+        let heard = |(uid, bound): (&String, &'a BoundPod)| {
+            let report = reports.pods.get(uid).filter(|report| report.counts_at(now))?;
+            if bound.breakers.is_empty() || !report.acked.iter().any(|acked| acked.id == plan.version.id) {
+                return None;
+            }
+            let breakers = report.breakers.iter().map(|breaker| (&breaker.key, breaker)).collect();
+            Some(HeardPod { bound, breakers })
+        };
+        Self { pods: plan.pods.iter().filter_map(heard).collect() }
+    }
+
+    fn target_status(&self, target: &TargetPlan, rule: &str) -> TargetStatus {
+        let tally = self.tally(|key| key.target == target.target && key.rule == rule);
+        let (accepted, message) = match &target.verdict {
+            Verdict::Accepted => (true, overruled_words(&target.overruled)),
+            Verdict::Refused(refusal) => (false, refusal.to_string()),
+        };
+        TargetStatus {
+            reference: target.reference.clone(),
+            rule: rule.to_owned(),
+            accepted,
+            message,
+            state: tally.state(),
+            failure_percent: tally.failure_percent(),
+            trips: whole(tally.trips),
+            reason: tally.reason_word(),
+            last_transition_time: tally.since_ms.and_then(time),
+            next_probe_time: tally.next_probe_ms.and_then(time),
+            pods: tally.pods,
+        }
+    }
+
+    fn tally(&self, wanted: impl Fn(&BreakerKey) -> bool) -> Tally {
+        let mut tally = Tally::default();
+        for pod in &self.pods {
+            let breakers: Vec<Breaker<'_>> =
+                pod.bound.breakers.iter().filter(|key| wanted(key)).map(|key| pod.breaker(key)).collect();
+            tally.add_pod(&breakers);
+        }
+        tally
+    }
+}
+
+impl HeardPod<'_> {
+    /// What the pod does on this breaker's traffic; one that is not reported has seen none and is closed.
+    fn breaker(&self, key: &BreakerKey) -> Breaker<'_> {
+        let report = self.breakers.get(key).copied();
+        let state = report.map_or(BreakerState::Closed, |report| match report.forced {
+            Some(ForcedState::ForcedOpen) => BreakerState::Open,
+            Some(ForcedState::ForcedClosed) => BreakerState::Closed,
+            None => report.state,
+        });
+        Breaker { state, report }
+    }
+}
+
+impl Tally {
+    /// A pod counts by the worst of its breakers.
+    fn add_pod(&mut self, breakers: &[Breaker<'_>]) {
+        let Some(worst) = breakers.iter().map(|breaker| breaker.state).max() else { return };
+        self.pods.reporting += 1;
+        match worst {
+            BreakerState::Closed => self.pods.closed += 1,
+            BreakerState::HalfOpen => self.pods.half_open += 1,
+            BreakerState::Open => self.pods.open += 1,
+        }
+        for breaker in breakers {
+            if let Some(report) = breaker.report {
+                self.add_report(breaker.state, report);
+            }
+        }
+    }
+
+    fn add_report(&mut self, state: BreakerState, report: &BreakerReport) {
+        self.percents.extend(report.failure_percent.filter(|percent| percent.is_finite()));
+        self.trips = self.trips.saturating_add(report.trips);
+        self.last_trip_ms = self.last_trip_ms.max(report.last_trip_unix_ms);
+        self.since_ms = self.since_ms.max(Some(report.since_unix_ms));
+        if let (BreakerState::Open, Some(next)) = (state, report.next_probe_unix_ms) {
+            self.next_probe_ms = Some(self.next_probe_ms.map_or(next, |earliest| earliest.min(next)));
+        }
+        let word = report.forced.map_or_else(|| report.reason.clone(), |forced| forced_word(forced).to_owned());
+        let candidate = (state, report.since_unix_ms, word);
+        if self.reason.as_ref().is_none_or(|current| *current < candidate) {
+            self.reason = Some(candidate);
+        }
+    }
+
+    fn state(&self) -> State {
+        let PodCounts { closed: _, open, half_open, reporting } = self.pods;
+        match (reporting, open, half_open) {
+            (0, _, _) => State::Unknown,
+            (all, open, _) if open == all => State::Open,
+            (_, open, _) if open > 0 => State::PartiallyOpen,
+            (_, _, half_open) if half_open > 0 => State::HalfOpen,
+            _ => State::Closed,
+        }
+    }
+
+    fn failure_percent(&self) -> Option<i64> {
+        let count = u32::try_from(self.percents.len()).ok().filter(|count| *count > 0)?;
+        let mean = (self.percents.iter().sum::<f64>() / f64::from(count)).round().clamp(0.0, 100.0);
+        // Clamped to 0..=100, so nothing is lost.
+        #[allow(clippy::cast_possible_truncation)]
+        Some(mean as i64)
+    }
+
+    fn reason_word(&self) -> String {
+        self.reason.as_ref().map(|(_, _, word)| word.clone()).unwrap_or_default()
+    }
+}
+
+const fn forced_word(forced: ForcedState) -> &'static str {
+    match forced {
+        ForcedState::ForcedOpen => "ForcedOpen",
+        ForcedState::ForcedClosed => "ForcedClosed",
+    }
+}
+
+fn overruled_words(overruled: &[Overruled]) -> String {
+    let mut words: Vec<String> = overruled.iter().map(overruled_word).collect();
+    words.dedup();
+    words.join("; ")
+}
+
+fn overruled_word(overruled: &Overruled) -> String {
+    let Overruled { cause, by, workload, port } = overruled;
+    let by = format!("{}/{}", by.namespace, by.name);
+    match cause {
+        Cause::ConsumerPolicy => {
+            format!("callers in namespace {} follow their own policy {by}", workload.namespace)
+        }
+        Cause::MoreSpecific => format!("port {port} follows policy {by}, which names the port"),
+        Cause::Conflict => {
+            let place = format!("port {port} of {} {}", workload.kind, workload.name);
+            format!("{place} follows the older policy {by}: remove one of the two, or narrow one by sectionName")
+        }
+    }
+}
+
+/// The first target, and how many more there are.
+fn target_words(plan: &PolicyPlan) -> String {
+    let own = &plan.version.id.namespace;
+    let word = |target: &TargetId| {
+        let namespace = if target.namespace == *own { String::new() } else { format!("{}/", target.namespace) };
+        let section = if target.section.is_empty() { String::new() } else { format!(":{}", target.section) };
+        format!("{namespace}{}{section}", target.name)
+    };
+    let first = plan.targets.first().map(|target| word(&target.target)).unwrap_or_default();
+    match plan.targets.len() {
+        0 | 1 => first,
+        more => format!("{first} +{}", more - 1),
+    }
+}
+
+fn whole(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// A time in whole seconds, as the API server keeps it.
+fn time(unix_ms: i64) -> Option<Time> {
+    Timestamp::from_second(unix_ms.div_euclid(1_000)).ok().map(Time)
+}
