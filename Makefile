@@ -104,7 +104,7 @@ verify: fmt-check lint deps-check crds-check test deny ## All that must hold bef
 
 .PHONY: bench-micro
 bench-micro: ## Cost of one admit and record on a closed breaker, beside another crate's
-	$(CARGO) run --quiet --locked --release -p fusebox-policy --example bench_micro
+	$(CARGO) bench --quiet --locked -p fusebox-policy
 
 ##@ Help
 

@@ -255,3 +255,6 @@ fn last_line(error: &regex::Error) -> String {
     let message = error.to_string();
     message.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
 }
+
+#[cfg(test)]
+mod tests;

@@ -183,7 +183,7 @@ impl Breaker {
             trips: self.transitions.closed_to_open,
             last_trip: self.last_trip,
             rejected: self.rejected,
-            probes_in_flight: self.probes.len(),
+            probes_in_flight: self.probes.in_flight(now),
             next_probe,
             transitions: self.transitions,
         }

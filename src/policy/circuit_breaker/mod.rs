@@ -26,3 +26,6 @@ pub use snapshot::{MAX_AGE, Origin, SNAPSHOT_FORMAT, Snapshot, SnapshotError, Wi
 pub use statistics::Statistics;
 pub use transition::{Transition, TransitionCounts, TransitionReason};
 pub use window::{DEFAULT_WINDOW, WINDOW_BUCKETS};
+
+#[cfg(test)]
+mod tests;

@@ -46,6 +46,12 @@ impl Probes {
         of_epoch
     }
 
+    /// Probes whose leases are not over.
+    pub(super) fn in_flight(&self, now: Instant) -> u32 {
+        let in_flight = self.in_flight.iter().filter(|probe| probe.lease_end > now).count();
+        u32::try_from(in_flight).unwrap_or(u32::MAX)
+    }
+
     /// Slots taken.
     pub(super) fn len(&self) -> u32 {
         u32::try_from(self.in_flight.len()).unwrap_or(u32::MAX)

@@ -179,3 +179,45 @@ impl Word {
         *kind == TicketKind::Counted && self == Self::new(*epoch, Self::PASSES | Self::CLEAN)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{BreakerParameters, HalfOpen, Open, Trip};
+
+    fn shared(trip: Trip) -> Arc<SharedBreaker> {
+        let open = Open { base_duration_ms: 100, max_duration_ms: 100, jitter_percent: 0 };
+        let half_open = HalfOpen { max_probes: 1, success_threshold: 1, probe_timeout_ms: 50, max_duration_ms: 50 };
+        let settings = Settings::try_from(&BreakerParameters { trip, open, half_open }).unwrap();
+        SharedBreaker::new(settings, 1, Instant::now())
+    }
+
+    #[test]
+    fn healthy_breaker_without_a_window_is_never_locked() {
+        let breaker = shared(Trip { consecutive_failures: Some(3), ..Trip::default() });
+        let now = Instant::now();
+        let locked = breaker.breaker.lock();
+        // Each of these would wait for ever for a lock.
+        let Decision::Admitted(permit) = breaker.admit(now).decision else { panic!("refused while closed") };
+        assert_eq!(permit.settle(Outcome::Success, now), None);
+        drop(breaker.admit(now));
+        drop(locked);
+        assert_eq!(breaker.statistics(now).requests, 1);
+    }
+
+    #[test]
+    fn word_tells_what_the_breaker_is() {
+        let breaker = shared(Trip { consecutive_failures: Some(2), ..Trip::default() });
+        let now = Instant::now();
+        let word = || Word(breaker.word.load(Ordering::Acquire));
+        let fail = || {
+            let Decision::Admitted(permit) = breaker.admit(now).decision else { panic!("refused while closed") };
+            permit.settle(Outcome::Failure, now)
+        };
+        assert!(word() == Word::new(0, Word::PASSES | Word::CLEAN));
+        assert_eq!(fail(), None);
+        assert!(word() == Word::new(0, Word::PASSES), "a success would not end the row of failures");
+        assert!(fail().is_some());
+        assert!(word() == Word(0));
+    }
+}

@@ -170,10 +170,14 @@ impl Origin {
         self.now.checked_sub(age).unwrap_or(self.now)
     }
 
-    /// `remaining_ms` after the snapshot, or now if that is over.
+    /// `remaining_ms` after the snapshot, which may be in the past.
     fn after(&self, remaining_ms: u64) -> Instant {
-        let remaining = Duration::from_millis(remaining_ms).saturating_sub(self.elapsed);
-        self.now.checked_add(remaining).unwrap_or(self.now)
+        let (remaining, elapsed) = (Duration::from_millis(remaining_ms), self.elapsed.min(MAX_AGE));
+        let moment = match remaining.checked_sub(elapsed) {
+            Some(still) => self.now.checked_add(still),
+            None => self.now.checked_sub(elapsed - remaining),
+        };
+        moment.unwrap_or(self.now)
     }
 }
 

@@ -30,7 +30,7 @@ pub struct Statistics {
     pub last_trip: Option<Instant>,
     /// Requests refused since it was made or restored.
     pub rejected: u64,
-    /// Probes whose slots are taken.
+    /// Probes under way whose leases are not over.
     pub probes_in_flight: u32,
     /// When the next probe may pass; set while open.
     pub next_probe: Option<Instant>,
