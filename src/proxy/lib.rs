@@ -1,1 +1,39 @@
-//! placeholder
+//! The sidecar: it carries an application's traffic and enforces the policies on it.
+//!
+//! It must not know Kubernetes resources: it enforces a `ProxyConfig` and reports what it saw, so that the
+//! same proxy runs in a pod, in a test and under `fusebox run`.
+
+mod admin;
+mod bootstrap;
+mod clock;
+mod config_error;
+mod control;
+mod enforcer;
+mod health;
+mod listener;
+mod logging;
+mod metrics;
+mod options;
+mod parse;
+mod pipeline;
+mod process;
+mod series;
+mod server;
+mod snapshot;
+mod upstream;
+mod view;
+
+#[cfg(test)]
+mod tests;
+
+pub use config_error::ConfigError;
+pub use enforcer::Applied;
+pub use health::{Component, HealthReport, HealthStatus};
+pub use logging::init_logging;
+pub use options::{
+    ControlUrl, DEFAULT_DRAIN_TIMEOUT, DEFAULT_MAX_CONNECTIONS, InboundSpec, LogFormat, Options, OutboundSpec,
+    ServicePort, UpstreamSpec,
+};
+pub use parse::ArgumentError;
+pub use server::{Drained, Proxy, StartError, run, termination};
+pub use view::{BreakerView, ListenerView, StateView};

@@ -1,0 +1,73 @@
+//! The admin port: metrics, health and state, all read-only.
+//!
+//! It must answer while everything else is in trouble, so it takes no lock that requests hold and
+//! never asks the operator.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+
+use crate::enforcer::Enforcer;
+use crate::health::{Health, HealthStatus};
+use crate::metrics::{CONTENT_TYPE, Page};
+use crate::view::{self, ListenerView};
+
+/// What the pages are made from.
+#[derive(Clone, Debug)]
+pub(crate) struct Admin {
+    /// What is in force.
+    pub(crate) enforcer: Arc<Enforcer>,
+    /// How the parts fare.
+    pub(crate) health: Arc<Health>,
+    /// Bound listeners.
+    pub(crate) listeners: Arc<[ListenerView]>,
+}
+
+/// All pages of the admin port.
+pub(crate) fn router(admin: Admin) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/health", get(health))
+        .route("/health/live", get(live))
+        .route("/health/ready", get(ready))
+        .route("/state", get(state))
+        .with_state(admin)
+}
+
+async fn metrics(State(admin): State<Admin>) -> Response {
+    let page = Page { enforcer: admin.enforcer, health: admin.health };
+    match page.text() {
+        Ok(text) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
+        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "metrics could not be written\n").into_response(),
+    }
+}
+
+async fn health(State(admin): State<Admin>) -> Response {
+    let report = admin.health.report();
+    let status = match report.status {
+        HealthStatus::Healthy | HealthStatus::Degraded => StatusCode::OK,
+        HealthStatus::Unhealthy => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    (status, Json(report)).into_response()
+}
+
+async fn live() -> &'static str {
+    "live\n"
+}
+
+async fn ready(State(admin): State<Admin>) -> Response {
+    if admin.health.is_ready() {
+        return "ready\n".into_response();
+    }
+    let message = admin.health.report().listeners.message;
+    (StatusCode::SERVICE_UNAVAILABLE, format!("{message}\n")).into_response()
+}
+
+async fn state(State(admin): State<Admin>) -> Response {
+    Json(view::state(&admin.enforcer, &admin.listeners, Instant::now())).into_response()
+}

@@ -1,0 +1,96 @@
+//! One request from admission to its end: the permit, the numbers, the transition.
+//!
+//! It must be settled exactly once, and being dropped is an ending too: then the client went away,
+//! which says nothing about the upstream.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use fusebox_policy::circuit_breaker::{Outcome, Permit};
+use fusebox_policy::config::FailureCondition;
+
+use crate::enforcer::Enforcer;
+use crate::series::Ending;
+use crate::snapshot::Rule;
+
+/// A request that was let through.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    enforcer: Arc<Enforcer>,
+    rule: Arc<Rule>,
+    permit: Option<Permit>,
+    started: Instant,
+    status: u16,
+    finished: bool,
+}
+
+impl Exchange {
+    /// Begins at `started`, when the request's head had arrived. Without a permit nothing is decided by it.
+    pub(crate) fn begin(enforcer: Arc<Enforcer>, rule: Arc<Rule>, permit: Option<Permit>, started: Instant) -> Self {
+        Self { enforcer, rule, permit, started, status: 0, finished: false }
+    }
+
+    /// The rule it goes by.
+    pub(crate) fn rule(&self) -> &Arc<Rule> {
+        &self.rule
+    }
+
+    /// The upstream's head arrived. A status that is a failure decides at once: nothing that follows can change it.
+    pub(crate) fn head(&mut self, status: u16) {
+        self.status = status;
+        let failed = self.rule.guard.as_ref().is_some_and(|guard| guard.failures.is_failure_status(status));
+        if failed {
+            self.settle(Outcome::Failure, Instant::now());
+        }
+    }
+
+    /// The whole answer was passed on.
+    pub(crate) fn answered(mut self, now: Instant) {
+        // A failing status has been settled with the head.
+        self.settle(Outcome::Success, now);
+        self.record(Ending::Answered, self.status, now);
+    }
+
+    /// It ended otherwise; `status` is what the client got, 0 where it got none.
+    pub(crate) fn failed(mut self, ending: Ending, status: u16, now: Instant) {
+        let condition = match ending {
+            Ending::Timeout => Some(FailureCondition::Timeout),
+            Ending::ConnectFailure => Some(FailureCondition::ConnectFailure),
+            Ending::Reset => Some(FailureCondition::Reset),
+            Ending::Answered | Ending::Refused | Ending::ClientAbort => None,
+        };
+        let outcome = match (condition, &self.rule.guard) {
+            (Some(condition), Some(guard)) => guard.failures.condition_outcome(condition),
+            _ => Outcome::Neutral,
+        };
+        self.settle(outcome, now);
+        self.record(ending, status, now);
+    }
+
+    /// It broke while the answer's body was being passed on.
+    pub(crate) fn broke(self, ending: Ending, now: Instant) {
+        let status = self.status;
+        self.failed(ending, status, now);
+    }
+
+    fn settle(&mut self, outcome: Outcome, now: Instant) {
+        let Some(permit) = self.permit.take() else { return };
+        if let (Some(transition), Some(guard)) = (permit.settle(outcome, now), &self.rule.guard) {
+            self.enforcer.transitioned(&guard.key, &self.rule.series, &transition);
+        }
+    }
+
+    fn record(&mut self, ending: Ending, status: u16, now: Instant) {
+        self.finished = true;
+        self.rule.series.record(ending, status, now.saturating_duration_since(self.started));
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if !self.finished {
+            let status = self.status;
+            self.record(Ending::ClientAbort, status, Instant::now());
+        }
+    }
+}

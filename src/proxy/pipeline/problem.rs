@@ -1,0 +1,200 @@
+//! Answers this proxy gives by itself: refusals, timeouts, failures of the upstream (RFC 9457).
+//!
+//! They must be told apart by machine: a problem type, the header `fusebox-error` and a status each. No
+//! address of an upstream is in them, because clients need not know it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use fusebox_policy::metrics;
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+use serde::Serialize;
+
+use super::normalize::BadRequest;
+use super::response_body::ResponseBody;
+
+/// Names the policy and the state that refused a request.
+pub(crate) const POLICY_HEADER: HeaderName = HeaderName::from_static("fusebox-policy");
+
+/// Tells our own errors apart.
+pub(crate) const ERROR_HEADER: HeaderName = HeaderName::from_static("fusebox-error");
+
+const TYPE_BASE: &str = "https://fusebox.dev/problems/";
+
+/// The members of a problem document.
+#[derive(Debug, Serialize)]
+pub(crate) struct Problem<'a> {
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<&'static str>,
+}
+
+/// Where a problem arose.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Place<'a> {
+    /// `namespace/name` of the policy; empty without one.
+    pub(crate) policy: &'a str,
+    /// What the request was for, such as `shop/payments:80`.
+    pub(crate) target: &'a str,
+    /// The rule's name; empty for what no rule matched.
+    pub(crate) rule: &'a str,
+}
+
+/// The breaker refused the request.
+pub(crate) fn refused(
+    place: Place<'_>,
+    state: &'static str,
+    header: &HeaderValue,
+    retry_after: Duration,
+) -> Response<ResponseBody> {
+    let seconds = retry_after_seconds(retry_after);
+    let problem = Problem {
+        state: Some(state),
+        detail: format!("The circuit breaker for {} is {state}; try again in {seconds} s.", place.target),
+        ..problem(metrics::ERROR_CIRCUIT_OPEN, "Circuit breaker is open", StatusCode::SERVICE_UNAVAILABLE, place)
+    };
+    let mut response = respond(&problem, Some(metrics::ERROR_CIRCUIT_OPEN));
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    response.headers_mut().insert(POLICY_HEADER, header.clone());
+    response
+}
+
+/// The request took longer than its rule allows.
+pub(crate) fn timeout(place: Place<'_>, limit: Duration) -> Response<ResponseBody> {
+    let problem = Problem {
+        detail: format!("{} did not answer within {} ms.", place.target, limit.as_millis()),
+        ..problem(metrics::ERROR_TIMEOUT, "Upstream took too long", StatusCode::GATEWAY_TIMEOUT, place)
+    };
+    respond(&problem, Some(metrics::ERROR_TIMEOUT))
+}
+
+/// No connection to the upstream could be made.
+pub(crate) fn connect_failure(place: Place<'_>) -> Response<ResponseBody> {
+    let problem = Problem {
+        detail: format!("No connection to {} could be made.", place.target),
+        ..problem(metrics::ERROR_CONNECT_FAILURE, "Upstream is not reachable", StatusCode::BAD_GATEWAY, place)
+    };
+    respond(&problem, Some(metrics::ERROR_CONNECT_FAILURE))
+}
+
+/// The upstream's connection broke before it answered.
+pub(crate) fn reset(place: Place<'_>) -> Response<ResponseBody> {
+    let problem = Problem {
+        detail: format!("{} closed the connection before it answered.", place.target),
+        ..problem(metrics::ERROR_RESET, "Upstream broke off", StatusCode::BAD_GATEWAY, place)
+    };
+    respond(&problem, Some(metrics::ERROR_RESET))
+}
+
+/// Nobody said where the Service is reached.
+pub(crate) fn no_address(place: Place<'_>) -> Response<ResponseBody> {
+    let problem = Problem {
+        detail: format!(
+            "No address of {0} is known: start the proxy with --upstream {0}=HOST:PORT, or attach a policy to it.",
+            place.target
+        ),
+        ..problem("no-address", "Upstream has no address", StatusCode::BAD_GATEWAY, place)
+    };
+    respond(&problem, None)
+}
+
+/// The Host header names no Service that is configured.
+pub(crate) fn no_route(known: &str) -> Response<ResponseBody> {
+    let problem = Problem {
+        detail: format!("The Host header must name one of: {known}."),
+        ..problem("no-route", "No such Service", StatusCode::NOT_FOUND, Place::default())
+    };
+    respond(&problem, None)
+}
+
+/// The client's body broke.
+pub(crate) fn client_abort(place: Place<'_>) -> Response<ResponseBody> {
+    let problem = Problem {
+        detail: "The request's body ended before it was complete.".to_owned(),
+        ..problem(metrics::ERROR_CLIENT_ABORT, "Request body is incomplete", StatusCode::BAD_REQUEST, place)
+    };
+    respond(&problem, Some(metrics::ERROR_CLIENT_ABORT))
+}
+
+/// The request is not one that can be passed on.
+pub(crate) fn bad_request(error: BadRequest) -> Response<ResponseBody> {
+    let status = match error {
+        BadRequest::Connect => StatusCode::METHOD_NOT_ALLOWED,
+        BadRequest::HostCount | BadRequest::Host | BadRequest::Target => StatusCode::BAD_REQUEST,
+    };
+    let problem = Problem {
+        detail: format!("The {error}."),
+        ..problem("bad-request", "Request can't be passed on", status, Place::default())
+    };
+    let mut response = respond(&problem, None);
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// Whole seconds, rounded up, at least one.
+fn retry_after_seconds(retry_after: Duration) -> u64 {
+    let partial = u64::from(retry_after.subsec_nanos() > 0);
+    retry_after.as_secs().saturating_add(partial).max(1)
+}
+
+fn problem<'a>(name: &str, title: &'static str, status: StatusCode, place: Place<'a>) -> Problem<'a> {
+    let named = |text: &'a str| (!text.is_empty()).then_some(text);
+    Problem {
+        r#type: format!("{TYPE_BASE}{name}"),
+        title,
+        status: status.as_u16(),
+        detail: String::new(),
+        policy: named(place.policy),
+        target: named(place.target),
+        rule: named(place.rule),
+        state: None,
+    }
+}
+
+fn respond(problem: &Problem<'_>, error: Option<&'static str>) -> Response<ResponseBody> {
+    // Plain data with string keys always becomes JSON; an empty body would still carry the status and headers.
+    let body = Bytes::from(serde_json::to_vec(problem).unwrap_or_default());
+    let mut response = Response::new(ResponseBody::Local(Some(body)));
+    *response.status_mut() = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    if let Some(error) = error {
+        headers.insert(ERROR_HEADER, HeaderValue::from_static(error));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_rounded_up_and_never_zero() {
+        assert_eq!(retry_after_seconds(Duration::ZERO), 1);
+        assert_eq!(retry_after_seconds(Duration::from_millis(1_001)), 2);
+        assert_eq!(retry_after_seconds(Duration::from_secs(30)), 30);
+    }
+
+    #[test]
+    fn every_error_has_its_own_header_value() {
+        let answers = [
+            timeout(Place::default(), Duration::from_secs(1)),
+            connect_failure(Place::default()),
+            reset(Place::default()),
+            refused(Place::default(), "open", &HeaderValue::from_static("a/b; state=open"), Duration::ZERO),
+        ];
+        let mut values: Vec<_> = answers.iter().map(|answer| answer.headers()[&ERROR_HEADER].clone()).collect();
+        values.dedup();
+        assert_eq!(values, ["timeout", "connect-failure", "reset", "circuit-open"]);
+    }
+}

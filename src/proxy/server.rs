@@ -1,0 +1,287 @@
+//! A whole proxy: started, running, drained.
+//!
+//! It must come up without an operator and without a configuration: traffic has to flow before
+//! anybody can tell it anything.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fusebox_policy::config::ProxyConfig;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use crate::admin::{self, Admin};
+use crate::bootstrap;
+use crate::config_error::ConfigError;
+use crate::control;
+use crate::enforcer::{Applied, Enforcer};
+use crate::health::{Component, Health, HealthReport};
+use crate::listener::Serving;
+use crate::options::{Options, ServicePort};
+use crate::snapshot::{Destination, Topology};
+use crate::view::{self, ListenerView, StateView};
+
+/// How often breakers that are not closed are asked whether something is due.
+const ADVANCE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How many of those steps pass between two sweeps of idle connections.
+const STEPS_PER_SWEEP: u32 = 10;
+
+/// A running proxy. Dropped, it stops at once; [`Proxy::drain`] ends it gently.
+#[derive(Debug)]
+pub struct Proxy {
+    enforcer: Arc<Enforcer>,
+    health: Arc<Health>,
+    listeners: Arc<[ListenerView]>,
+    serving: Serving,
+    drain_timeout: Duration,
+    stopping: DropGuard,
+}
+
+/// How draining ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drained {
+    /// All requests in flight were finished.
+    Complete,
+    /// The time was over first, and connections were cut.
+    CutOff,
+}
+
+/// Why a proxy did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listener's address could not be bound.
+    #[error("{kind} listener on {address} can't be bound: {source}")]
+    Bind {
+        /// `inbound`, `outbound` or `admin`.
+        kind: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The command line contradicts itself.
+    #[error(transparent)]
+    Options(#[from] ConfigError),
+    /// The control stream can't be used as asked.
+    #[error("--control needs {missing}")]
+    Control {
+        /// The missing argument.
+        missing: &'static str,
+    },
+}
+
+/// A listener that is bound but not yet served.
+struct Bound {
+    listener: TcpListener,
+    view: ListenerView,
+}
+
+impl Proxy {
+    /// Binds all listeners, reads the configuration file if there is one, and serves.
+    ///
+    /// # Errors
+    /// [`StartError`] when an address can't be bound. A missing or torn configuration file is no error.
+    pub async fn start(options: Options) -> Result<Self, StartError> {
+        let enforcer = Arc::new(Enforcer::new(topology(&options))?);
+        let health = Arc::new(Health::default());
+        load_file(&options, &enforcer, &health).await;
+        let bound = bind_all(&options).await?;
+        let admin = bind("admin", options.admin, String::new()).await?;
+        let listeners: Arc<[ListenerView]> = bound.iter().chain([&admin]).map(|bound| bound.view.clone()).collect();
+        let stopped = CancellationToken::new();
+        let serving = Serving {
+            enforcer: Arc::clone(&enforcer),
+            draining: stopped.child_token(),
+            tasks: TaskTracker::new(),
+            slots: Arc::new(Semaphore::new(options.max_connections.clamp(1, Semaphore::MAX_PERMITS))),
+        };
+        let control = control::Client::new(&options, &enforcer, &health)?;
+        for (index, Bound { listener, .. }) in bound.into_iter().enumerate() {
+            tokio::spawn(serving.clone().accept(listener, index));
+        }
+        health.listeners(Component::healthy());
+        let pages =
+            Admin { enforcer: Arc::clone(&enforcer), health: Arc::clone(&health), listeners: Arc::clone(&listeners) };
+        background(&stopped, serve_admin(admin.listener, pages));
+        background(&stopped, tick(Arc::clone(&enforcer)));
+        if let Some(client) = control {
+            background(&stopped, client.run());
+        }
+        Ok(Self {
+            enforcer,
+            health,
+            listeners,
+            serving,
+            drain_timeout: options.drain_timeout,
+            stopping: stopped.drop_guard(),
+        })
+    }
+
+    /// Bound listeners, with the ports they got; the admin port is the last.
+    #[must_use]
+    pub fn listeners(&self) -> &[ListenerView] {
+        &self.listeners
+    }
+
+    /// Enforces `config` from now on, whole or not at all.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the field that can't be enforced; what was in force stays so.
+    pub fn apply(&self, config: &ProxyConfig) -> Result<Applied, ConfigError> {
+        let applied = self
+            .enforcer
+            .apply(config, &config.revision())
+            .inspect_err(|_| self.enforcer.counters().refused_config())?;
+        self.health.config(Component::healthy());
+        Ok(applied)
+    }
+
+    /// What the admin port shows under `/state`.
+    #[must_use]
+    pub fn state(&self) -> StateView {
+        view::state(&self.enforcer, &self.listeners, Instant::now())
+    }
+
+    /// What the admin port shows under `/health`.
+    #[must_use]
+    pub fn health(&self) -> HealthReport {
+        self.health.report()
+    }
+
+    /// Takes no new connections, finishes the requests in flight within the drain timeout, and ends.
+    pub async fn drain(self) -> Drained {
+        self.health.listeners(Component::unhealthy("proxy is draining"));
+        self.serving.draining.cancel();
+        self.serving.tasks.close();
+        let drained = match tokio::time::timeout(self.drain_timeout, self.serving.tasks.wait()).await {
+            Ok(()) => Drained::Complete,
+            Err(_) => Drained::CutOff,
+        };
+        tracing::info!(?drained, "drained");
+        drop(self.stopping);
+        drained
+    }
+}
+
+/// Runs a proxy until `shutdown` ends, then drains it.
+///
+/// # Errors
+/// [`StartError`] when it does not start.
+pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result<(), StartError> {
+    let proxy = Proxy::start(options).await?;
+    shutdown.await;
+    proxy.drain().await;
+    Ok(())
+}
+
+/// Ends at the first termination signal: SIGTERM, or SIGINT from a terminal.
+///
+/// # Errors
+/// When the system does not let signals be caught.
+pub fn termination() -> io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+fn topology(options: &Options) -> Topology {
+    let inbound = options
+        .inbound
+        .iter()
+        .map(|spec| Destination::Application { address: spec.application.clone(), port: spec.port });
+    let outbound = options.outbound.iter().map(|spec| match &spec.destination {
+        Some(place) => Destination::Service(place.clone()),
+        None => Destination::ByHost,
+    });
+    Topology { listeners: inbound.chain(outbound).collect(), upstreams: options.upstream.clone() }
+}
+
+async fn load_file(options: &Options, enforcer: &Arc<Enforcer>, health: &Health) {
+    let Some(path) = options.config.clone() else { return };
+    let shown = path.display().to_string();
+    let read = tokio::task::spawn_blocking(move || bootstrap::read_config(&path)).await;
+    let problem = match read {
+        Ok(Ok(Some(config))) => enforcer.apply(&config, &config.revision()).err().map(|error| error.to_string()),
+        Ok(Ok(None)) => {
+            tracing::info!(path = shown, "no configuration file yet; starting without policies");
+            None
+        }
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(_) => Some("configuration file could not be read to its end".to_owned()),
+    };
+    if let Some(problem) = problem {
+        enforcer.counters().refused_config();
+        tracing::error!(path = shown, error = problem, "configuration file is not used; starting without policies");
+        health.config(Component::degraded(format!(
+            "{shown}: {problem}; starting without policies until the operator sends them"
+        )));
+    }
+}
+
+async fn bind_all(options: &Options) -> Result<Vec<Bound>, StartError> {
+    let mut bound = Vec::new();
+    for spec in &options.inbound {
+        let destination = format!("{} (port {})", spec.application, spec.port);
+        bound.push(bind("inbound", spec.listen, destination).await?);
+    }
+    for spec in &options.outbound {
+        let destination = spec
+            .destination
+            .as_ref()
+            .map(|ServicePort { service, port }| format!("{}/{}:{port}", service.namespace, service.name));
+        bound.push(bind("outbound", spec.listen, destination.unwrap_or_default()).await?);
+    }
+    Ok(bound)
+}
+
+async fn bind(kind: &'static str, address: SocketAddr, destination: String) -> Result<Bound, StartError> {
+    let refuse = |source| StartError::Bind { kind, address, source };
+    let listener = TcpListener::bind(address).await.map_err(refuse)?;
+    let address = listener.local_addr().map_err(refuse)?;
+    tracing::info!(kind, %address, destination, "listening");
+    Ok(Bound { listener, view: ListenerView { kind, address, destination } })
+}
+
+/// Runs `work` until the proxy stops.
+fn background(stopped: &CancellationToken, work: impl Future<Output = ()> + Send + 'static) {
+    let stopped = stopped.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            () = stopped.cancelled() => {}
+            () = work => {}
+        }
+    });
+}
+
+async fn serve_admin(listener: TcpListener, pages: Admin) {
+    if let Err(error) = axum::serve(listener, admin::router(pages)).await {
+        tracing::error!(%error, "admin port ended");
+    }
+}
+
+async fn tick(enforcer: Arc<Enforcer>) {
+    let mut interval = tokio::time::interval(ADVANCE_INTERVAL);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut step = 0_u32;
+    loop {
+        interval.tick().await;
+        let now = Instant::now();
+        enforcer.advance(now);
+        step = (step + 1) % STEPS_PER_SWEEP;
+        if step == 0 {
+            enforcer.sweep(now);
+        }
+    }
+}
