@@ -1,4 +1,7 @@
 //! placeholder
 
+pub mod certificates;
 pub mod control;
 pub mod lease;
+pub mod peer;
+pub mod token;

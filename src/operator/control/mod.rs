@@ -7,8 +7,19 @@ mod book;
 mod configurations;
 mod directory;
 mod event;
+mod line;
+mod metrics;
+mod refusal;
+mod seats;
+mod server;
+mod session;
 
 pub use book::{Changes, MAX_BREAKERS, MAX_PODS, ProxyState, RECONNECT_GRACE, ReportBook, Source, Taken};
 pub use configurations::{ConfigSource, Configuration, Configurations};
 pub use directory::{Lookup, PodDirectory, PodEntry, PodRef, Sidecar};
 pub use event::{Acknowledgement, Connection, Happened, ProxyEvent, Rejection};
+pub use metrics::ControlMetrics;
+pub use server::{Control, ControlParts, serve};
+
+pub(crate) use line::{BACKLOG, Reader, WriteError, Writer};
+pub(crate) use session::{End, PING_EVERY, SILENCE};

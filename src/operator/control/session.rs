@@ -1,0 +1,329 @@
+//! One sidecar's control stream, from its Hello to its end.
+//!
+//! It sends the workload's configuration whenever it changes, and takes acknowledgements and
+//! reports into the book. It believes nothing of a sidecar beyond what its own configuration binds.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use fusebox_policy::config::{PolicyVersion, ProxyConfig};
+use fusebox_policy::report::ProxyReport;
+use fusebox_policy::stream::{Down, LineError, Up, encode};
+use tokio_util::sync::CancellationToken;
+
+use super::book::Taken;
+use super::configurations::Configuration;
+use super::directory::{Lookup, PodEntry};
+use super::event::{Acknowledgement, Connection, Happened, ProxyEvent, Rejection};
+use super::line::{ReadError, Reader, WriteError, Writer};
+use super::server::Control;
+
+/// How long a sidecar may take to say Hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often a Ping is sent.
+pub(crate) const PING_EVERY: Duration = Duration::from_secs(10);
+
+/// A stream from which nothing came for this long is dead.
+pub(crate) const SILENCE: Duration = Duration::from_secs(30);
+
+/// The longest version or revision that is kept, in bytes.
+const MAX_WORD: usize = 128;
+
+/// The longest error text that is kept, in bytes.
+const MAX_ERROR: usize = 1024;
+
+/// One stream.
+pub(super) struct Session {
+    pub(super) control: Arc<Control>,
+    pub(super) entry: Arc<PodEntry>,
+    pub(super) expires_unix: i64,
+    pub(super) reader: Reader<Up>,
+    pub(super) writer: Writer,
+}
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum End {
+    #[error("no Hello came within {HELLO_TIMEOUT:?}")]
+    HelloTimeout,
+    #[error("the first line was not Hello")]
+    HelloMissing,
+    #[error("Hello came twice")]
+    HelloTwice,
+    #[error("a line was not a message")]
+    Malformed(#[source] LineError),
+    #[error("a line was too long")]
+    TooLong(#[source] LineError),
+    #[error("the sidecar closed the stream")]
+    Closed,
+    #[error("the connection broke")]
+    Broken,
+    #[error("the sidecar does not read")]
+    Slow,
+    #[error("nothing came for {SILENCE:?}")]
+    Silent,
+    #[error("the token expired")]
+    TokenExpired,
+    #[error("the pod is gone")]
+    PodGone,
+    #[error("the pod's workload or mark changed")]
+    PodChanged,
+    #[error("a newer stream took its place")]
+    Replaced,
+    #[error("the operator shuts down")]
+    Shutdown,
+    #[error("the leader changed")]
+    NotLeader,
+}
+
+impl End {
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::HelloTimeout => "HelloTimeout",
+            Self::HelloMissing => "HelloMissing",
+            Self::HelloTwice => "HelloTwice",
+            Self::Malformed(_) => "LineMalformed",
+            Self::TooLong(_) => "LineTooLong",
+            Self::Closed => "Closed",
+            Self::Broken => "Broken",
+            Self::Slow => "SlowReader",
+            Self::Silent => "Silent",
+            Self::TokenExpired => "TokenExpired",
+            Self::PodGone => "PodGone",
+            Self::PodChanged => "PodChanged",
+            Self::Replaced => "Replaced",
+            Self::Shutdown => "Shutdown",
+            Self::NotLeader => "NotLeader",
+        }
+    }
+}
+
+impl From<ReadError> for End {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Broken(_) => Self::Broken,
+            ReadError::Line(error @ LineError::TooLong { .. }) => Self::TooLong(error),
+            ReadError::Line(error @ LineError::Malformed(_)) => Self::Malformed(error),
+        }
+    }
+}
+
+impl From<WriteError> for End {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Slow => Self::Slow,
+            WriteError::Gone => Self::Broken,
+        }
+    }
+}
+
+impl Session {
+    /// Serves the stream until it ends, and says why.
+    pub(super) async fn run(mut self, shutdown: CancellationToken) {
+        let end = self.talk(&shutdown).await;
+        self.control.metrics.streams_ended.with_label_values(&[end.reason()]).inc();
+        let pod = &self.entry.pod;
+        let detail = std::error::Error::source(&end).map(ToString::to_string);
+        tracing::info!(namespace = pod.namespace, pod = pod.name, reason = end.reason(), detail, "stream ended");
+    }
+
+    async fn talk(&mut self, shutdown: &CancellationToken) -> End {
+        let hello = match self.hello(shutdown).await {
+            Ok(hello) => hello,
+            Err(end) => return end,
+        };
+        let enforced = hello.enforced.as_ref().map(|enforced| enforced.revision.clone());
+        let control = Arc::clone(&self.control);
+        let seat = control.seats.enter(&self.entry.pod.uid, || self.record(Happened::Connected(hello)));
+        control.metrics.proxies_connected.inc();
+        let end = tokio::select! {
+            end = self.exchange(enforced) => end,
+            () = seat.replaced.cancelled() => End::Replaced,
+            () = shutdown.cancelled() => End::Shutdown,
+        };
+        control.metrics.proxies_connected.dec();
+        control.seats.leave(&seat, || {
+            self.record(match end {
+                End::PodGone => Happened::Deleted,
+                _ => Happened::Disconnected,
+            });
+        });
+        end
+    }
+
+    async fn hello(&mut self, shutdown: &CancellationToken) -> Result<Connection, End> {
+        let first = tokio::select! {
+            first = tokio::time::timeout(HELLO_TIMEOUT, self.reader.next()) => first,
+            () = shutdown.cancelled() => return Err(End::Shutdown),
+        };
+        let Up::Hello { version, revision, policies } =
+            first.map_err(|_| End::HelloTimeout)??.ok_or(End::HelloMissing)?
+        else {
+            return Err(End::HelloMissing);
+        };
+        let policies = self.bound(policies);
+        Ok(Connection {
+            workload: self.entry.workload.clone(),
+            version: cut(version, MAX_WORD),
+            since_unix_ms: unix_ms(SystemTime::now()),
+            enforced: revision.map(|revision| Acknowledgement { revision: cut(revision, MAX_WORD), policies }),
+        })
+    }
+
+    async fn exchange(&mut self, mut enforced: Option<String>) -> End {
+        match self.converse(&mut enforced).await {
+            Ok(never) => match never {},
+            Err(end) => end,
+        }
+    }
+
+    async fn converse(&mut self, sent: &mut Option<String>) -> Result<std::convert::Infallible, End> {
+        let mut configurations = self.control.source.subscribe();
+        let mut pods = self.control.directory.subscribe();
+        let mut ping = tokio::time::interval(PING_EVERY);
+        let expiry = tokio::time::sleep(until_unix(self.expires_unix, SystemTime::now()));
+        tokio::pin!(expiry);
+        let mut heard_at = Instant::now();
+        // Both may have changed between the answer and the subscription.
+        self.check_pod()?;
+        self.send_configuration(sent).await?;
+        loop {
+            tokio::select! {
+                message = self.reader.next() => {
+                    heard_at = Instant::now();
+                    self.take(message?.ok_or(End::Closed)?)?;
+                }
+                _ = configurations.changed() => self.send_configuration(sent).await?,
+                _ = pods.changed() => self.check_pod()?,
+                _ = ping.tick() => {
+                    if heard_at.elapsed() > SILENCE {
+                        return Err(End::Silent);
+                    }
+                    self.send(&Down::Ping).await?;
+                }
+                () = &mut expiry => return Err(End::TokenExpired),
+            }
+        }
+    }
+
+    fn check_pod(&self) -> Result<(), End> {
+        match self.control.directory.lookup(&self.entry.pod.uid) {
+            Lookup::Found(entry) if *entry == *self.entry => Ok(()),
+            Lookup::Found(_) => Err(End::PodChanged),
+            Lookup::Unknown | Lookup::NotReady => Err(End::PodGone),
+        }
+    }
+
+    async fn send_configuration(&mut self, sent: &mut Option<String>) -> Result<(), End> {
+        let line = match self.configuration() {
+            Some(current) if sent.as_deref() == Some(current.revision()) => return Ok(()),
+            Some(current) => {
+                *sent = Some(current.revision().to_owned());
+                current.line()
+            }
+            // Not compiled yet: what the sidecar enforces already stays.
+            None if sent.is_none() => return Ok(()),
+            None => match self.configuration_gone(sent) {
+                Some(line) => line,
+                None => return Ok(()),
+            },
+        };
+        self.writer.send(line).await?;
+        self.control.metrics.configurations.with_label_values(&["sent"]).inc();
+        Ok(())
+    }
+
+    /// The line that asks for nothing, for a workload that was compiled once and is no longer.
+    fn configuration_gone(&self, sent: &mut Option<String>) -> Option<Bytes> {
+        let config = ProxyConfig::empty(self.entry.workload.clone());
+        let empty = Configuration::new(Arc::new(config)).ok()?;
+        if sent.as_deref() == Some(empty.revision()) {
+            return None;
+        }
+        *sent = Some(empty.revision().to_owned());
+        Some(empty.line())
+    }
+
+    async fn send(&mut self, message: &Down) -> Result<(), End> {
+        let line = encode(message).map_err(|_| End::Broken)?;
+        Ok(self.writer.send(Bytes::from(line)).await?)
+    }
+
+    fn take(&self, message: Up) -> Result<(), End> {
+        match message {
+            Up::Hello { .. } => return Err(End::HelloTwice),
+            Up::Pong => {}
+            Up::Ack { revision, policies } => {
+                self.control.metrics.configurations.with_label_values(&["acknowledged"]).inc();
+                let policies = self.bound(policies);
+                self.record(Happened::Acknowledged(Acknowledgement { revision: cut(revision, MAX_WORD), policies }));
+            }
+            Up::Nack { revision, error } => {
+                self.control.metrics.configurations.with_label_values(&["refused"]).inc();
+                let refused = self.configuration().filter(|current| current.revision() == revision);
+                let policies = refused.map(|current| current.config().policies.clone()).unwrap_or_default();
+                let (revision, error) = (cut(revision, MAX_WORD), cut(error, MAX_ERROR));
+                self.record(Happened::Refused(Rejection { revision, error, policies }));
+            }
+            Up::Report(report) => self.record(Happened::Reported(self.bound_report(report))),
+        }
+        Ok(())
+    }
+
+    fn configuration(&self) -> Option<Arc<Configuration>> {
+        self.control.source.current()?.get(&self.entry.workload).cloned()
+    }
+
+    /// Of what a sidecar says it enforces, what is bound to its pod, and no generation that does not exist.
+    fn bound(&self, mut claimed: Vec<PolicyVersion>) -> Vec<PolicyVersion> {
+        let Some(current) = self.configuration() else { return Vec::new() };
+        let policies = &current.config().policies;
+        claimed.retain(|claim| {
+            policies.iter().any(|bound| {
+                (&bound.kind, &bound.id, &bound.uid) == (&claim.kind, &claim.id, &claim.uid)
+                    && claim.generation <= bound.generation
+            })
+        });
+        claimed.truncate(policies.len());
+        claimed
+    }
+
+    /// Of a report, the breakers of policies that are bound to the pod.
+    fn bound_report(&self, report: ProxyReport) -> ProxyReport {
+        let ProxyReport { full, mut breakers } = report;
+        let all = breakers.len();
+        let current = self.configuration();
+        breakers.retain(|breaker| current.as_ref().is_some_and(|current| current.binds(&breaker.key.policy)));
+        self.count_dropped("PolicyNotBound", all - breakers.len());
+        ProxyReport { full, breakers }
+    }
+
+    fn record(&self, happened: Happened) {
+        let event = ProxyEvent { pod: self.entry.pod.clone(), happened };
+        if let Taken::Cut(count) = self.control.book.record(event, Instant::now()) {
+            self.count_dropped("TooMany", count);
+        }
+    }
+
+    fn count_dropped(&self, reason: &str, count: usize) {
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        self.control.metrics.reports_dropped.with_label_values(&[reason]).inc_by(count);
+    }
+}
+
+/// At most `limit` bytes of it, at a character's boundary.
+fn cut(mut text: String, limit: usize) -> String {
+    text.truncate(text.floor_char_boundary(limit));
+    text
+}
+
+fn unix_ms(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+fn until_unix(unix: i64, now: SystemTime) -> Duration {
+    let end = UNIX_EPOCH + Duration::from_secs(u64::try_from(unix).unwrap_or_default());
+    end.duration_since(now).unwrap_or_default()
+}
