@@ -130,6 +130,13 @@ impl Breaker {
     /// At most one transition is ever due, since none makes another due at the same time.
     pub fn advance(&mut self, now: Instant) -> Option<Transition> {
         self.latest = self.latest.max(now);
+        if self.force.is_none() && self.probes.is_empty() && matches!(self.state, State::Closed { .. }) {
+            return None; // Nothing is ever due then, and nearly every request comes through here.
+        }
+        self.step_over_time()
+    }
+
+    fn step_over_time(&mut self) -> Option<Transition> {
         let now = self.latest;
         self.force = self.force.filter(|force| now < force.until);
         let timed_out = self.probes.expire(now, self.epoch);

@@ -57,6 +57,11 @@ impl Probes {
         u32::try_from(self.in_flight.len()).unwrap_or(u32::MAX)
     }
 
+    /// Whether no slot is taken.
+    pub(super) fn is_empty(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+
     /// Whether a probe of `epoch` is in flight.
     pub(super) fn has(&self, epoch: u64) -> bool {
         self.in_flight.iter().any(|probe| probe.epoch == epoch)

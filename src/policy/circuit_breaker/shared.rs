@@ -56,6 +56,7 @@ impl SharedBreaker {
     }
 
     /// Asks for one request to pass.
+    #[inline]
     pub fn admit(self: &Arc<Self>, now: Instant) -> Admission<Permit> {
         let word = Word(self.word.load(Ordering::Acquire));
         let admission = if word.passes() {
@@ -134,12 +135,14 @@ impl Permit {
     }
 
     /// Tells how the request ended.
+    #[inline]
     pub fn settle(mut self, outcome: Outcome, now: Instant) -> Option<Transition> {
         self.ticket.take().and_then(|ticket| self.breaker.settle(ticket, outcome, now))
     }
 }
 
 impl Drop for Permit {
+    #[inline]
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket.take() {
             self.breaker.release(ticket);

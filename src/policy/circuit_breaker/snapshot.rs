@@ -231,7 +231,7 @@ impl WindowSnapshot {
             failures[index] = u32::try_from(bucket.failures).unwrap_or(u32::MAX);
             requests[index] = u32::try_from(bucket.requests).unwrap_or(u32::MAX);
         }
-        Self { age_ms: age_ms(window.bucket_start(), now), failures, requests }
+        Self { age_ms: in_ms(window.bucket_age(now).min(MAX_AGE)), failures, requests }
     }
 
     fn restore(&self, span: Duration, origin: Origin) -> Window {

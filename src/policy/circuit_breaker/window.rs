@@ -26,8 +26,8 @@ pub(super) struct Totals {
 pub(super) struct Window {
     /// The width of one bucket.
     width: Duration,
-    /// When the current bucket began.
-    bucket_start: Instant,
+    /// When the current bucket ends, for one comparison an outcome.
+    bucket_end: Instant,
     /// The last `WINDOW_BUCKETS` buckets, as a ring.
     buckets: [Totals; WINDOW_BUCKETS],
     /// The current bucket's place in the ring.
@@ -41,26 +41,28 @@ impl Window {
     pub(super) fn new(span: Duration, now: Instant) -> Self {
         let width = bucket_width(span);
         let buckets = [Totals::default(); WINDOW_BUCKETS];
-        Self { width, bucket_start: now, buckets, current: 0, totals: Totals::default() }
+        Self { width, bucket_end: end_of(now, width), buckets, current: 0, totals: Totals::default() }
     }
 
     /// A window over `span` with these buckets, oldest first, the last of which began at `bucket_start`.
     pub(super) fn with_buckets(span: Duration, bucket_start: Instant, buckets: [Totals; WINDOW_BUCKETS]) -> Self {
-        let mut totals = Totals::default();
+        let (width, mut totals) = (bucket_width(span), Totals::default());
         buckets.iter().for_each(|bucket| totals.add(*bucket));
-        Self { width: bucket_width(span), bucket_start, buckets, current: WINDOW_BUCKETS - 1, totals }
+        Self { width, bucket_end: end_of(bucket_start, width), buckets, current: WINDOW_BUCKETS - 1, totals }
     }
 
     /// Forgets everything; the first bucket begins `now`.
     pub(super) fn reset(&mut self, now: Instant) {
         self.buckets = [Totals::default(); WINDOW_BUCKETS];
         self.totals = Totals::default();
-        self.bucket_start = now;
+        self.bucket_end = end_of(now, self.width);
     }
 
     /// Counts outcomes at `now`, which is never before an earlier `now`.
     pub(super) fn record(&mut self, outcomes: Totals, now: Instant) {
-        self.roll(now);
+        if now >= self.bucket_end {
+            self.roll(now);
+        }
         self.buckets[self.current].add(outcomes);
         self.totals.add(outcomes);
     }
@@ -83,33 +85,26 @@ impl Window {
         (1..=WINDOW_BUCKETS).map(|step| self.buckets[(self.current + step) % WINDOW_BUCKETS])
     }
 
-    /// When the current bucket began.
-    pub(super) fn bucket_start(&self) -> Instant {
-        self.bucket_start
-    }
-
-    fn roll(&mut self, now: Instant) {
-        let age = now.saturating_duration_since(self.bucket_start);
-        if age >= self.width {
-            self.roll_by(age);
-        }
+    /// How long ago the current bucket began.
+    pub(super) fn bucket_age(&self, now: Instant) -> Duration {
+        (now + self.width).saturating_duration_since(self.bucket_end)
     }
 
     /// Steps over whole buckets, so that buckets keep their phase however late this is noticed.
     #[cold]
-    fn roll_by(&mut self, age: Duration) {
-        let steps = age.as_nanos() / self.width.as_nanos();
-        for _ in 0..steps.min(WINDOW_BUCKETS as u128) {
+    fn roll(&mut self, now: Instant) {
+        let age = self.bucket_age(now);
+        for _ in 0..self.buckets_gone(now) {
             self.current = (self.current + 1) % WINDOW_BUCKETS;
             self.totals.remove(self.buckets[self.current]);
             self.buckets[self.current] = Totals::default();
         }
         let into_bucket = Duration::from_nanos_u128(age.as_nanos() % self.width.as_nanos());
-        self.bucket_start += age - into_bucket;
+        self.bucket_end = end_of(now, self.width - into_bucket);
     }
 
     fn buckets_gone(&self, now: Instant) -> usize {
-        let steps = now.saturating_duration_since(self.bucket_start).as_nanos() / self.width.as_nanos();
+        let steps = self.bucket_age(now).as_nanos() / self.width.as_nanos();
         usize::try_from(steps).unwrap_or(WINDOW_BUCKETS).min(WINDOW_BUCKETS)
     }
 }
@@ -136,6 +131,11 @@ impl Totals {
         self.failures = self.failures.saturating_sub(other.failures);
         self.requests = self.requests.saturating_sub(other.requests);
     }
+}
+
+/// The end of a stretch of at most a day, which no clock that is still running can overflow on.
+fn end_of(start: Instant, width: Duration) -> Instant {
+    start.checked_add(width).unwrap_or(start)
 }
 
 fn bucket_width(span: Duration) -> Duration {
