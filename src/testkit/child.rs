@@ -7,11 +7,15 @@ use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 
+use crate::eventually::eventually;
 use crate::identity::Identity;
+
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A running child.
 #[derive(Debug)]
@@ -47,6 +51,10 @@ impl KeptChild {
         Self::keep(command.spawn().context("cannot start the process")?, records)
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The exit status, once it has ended.
     pub(crate) fn exited(&mut self) -> Result<Option<ExitStatus>> {
         self.child.try_wait().context("cannot ask for the exit status")
@@ -59,6 +67,17 @@ impl KeptChild {
             }
             None => Ok(()),
         }
+    }
+
+    /// Stops the child (SIGSTOP) and waits until each of its threads stands still, which on a busy machine takes a moment.
+    pub(crate) async fn pause(&self) -> Result<()> {
+        self.signal(Signal::STOP)?;
+        let identity = self.identity.context("the process has ended")?;
+        eventually(STOP_DEADLINE, "the process stands still", async || {
+            ensure!(identity.is_stopped(), "a thread of process {} still runs", identity.pid());
+            Ok(())
+        })
+        .await
     }
 
     /// Leaves the child running after this process and forgets it; its record stays.

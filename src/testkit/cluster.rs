@@ -247,7 +247,8 @@ impl Cluster {
     /// # Errors
     /// When it is not running.
     pub async fn pause_api_server(&self) -> Result<()> {
-        self.signal_api_server(Signal::STOP).await
+        let api_server = self.api_server.lock().await;
+        api_server.as_ref().context("the API server is not running")?.pause().await
     }
 
     /// Lets a frozen API server go on (SIGCONT).
@@ -255,7 +256,8 @@ impl Cluster {
     /// # Errors
     /// When it is not running.
     pub async fn resume_api_server(&self) -> Result<()> {
-        self.signal_api_server(Signal::CONT).await
+        let api_server = self.api_server.lock().await;
+        api_server.as_ref().context("the API server is not running")?.signal(Signal::CONT)
     }
 
     /// Ends the API server at once, as a crash would. The store keeps running.
@@ -290,11 +292,6 @@ impl Cluster {
     /// When the log cannot be read.
     pub fn audit_events(&self) -> Result<Vec<AuditEvent>> {
         self.audit_log().events_since(AuditMark::default())
-    }
-
-    async fn signal_api_server(&self, signal: Signal) -> Result<()> {
-        let api_server = self.api_server.lock().await;
-        api_server.as_ref().context("the API server is not running")?.signal(signal)
     }
 
     /// Waits for the first work of the controller manager, which shows that it runs.

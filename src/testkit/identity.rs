@@ -46,6 +46,15 @@ impl Identity {
         Self::of(self.pid) == Some(self)
     }
 
+    /// Whether every thread is stopped by a signal.
+    pub(crate) fn is_stopped(self) -> bool {
+        let Ok(threads) = fs::read_dir(format!("/proc/{}/task", self.pid)) else { return false };
+        threads.flatten().all(|thread| {
+            let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(')').is_some_and(|(_, fields)| fields.trim_start().starts_with('T'))
+        })
+    }
+
     /// Sends `signal` if the process is still the one meant; a pid that was reused is left alone.
     pub(crate) fn signal(self, signal: Signal) -> io::Result<()> {
         let Some(pid) = Pid::from_raw(self.pid) else { return Ok(()) };

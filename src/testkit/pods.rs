@@ -8,9 +8,11 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{Node, Pod, ServiceAccount};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt as _};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::ports::random;
@@ -22,6 +24,8 @@ pub const CONTROL_AUDIENCE: &str = "fusebox-control";
 pub const SIDECAR_LABEL: (&str, &str) = ("fusebox.dev/sidecar", "injected");
 /// The sidecar's container name.
 pub const SIDECAR_CONTAINER: &str = "fusebox-proxy";
+/// The node all Pods are bound to: the endpoints controller leaves out Pods of a node that does not exist.
+const NODE: &str = "fusebox-test-node";
 /// The shortest life of a token that the API server grants.
 pub const SHORTEST_TOKEN_SECONDS: i64 = 600;
 
@@ -137,6 +141,7 @@ impl PodBuilder {
     /// # Errors
     /// When the API server refuses one of the objects.
     pub async fn create_pending(self, client: &Client) -> Result<TestPod> {
+        ensure_node(client).await?;
         ensure_service_account(client, &self.namespace, &self.service_account).await?;
         let mut metadata = json!({ "annotations": self.annotations });
         let mut labels = self.labels.clone();
@@ -168,6 +173,7 @@ impl PodBuilder {
         let ports: Vec<Value> =
             self.ports.iter().map(|(name, number)| json!({"name": name, "containerPort": number})).collect();
         let mut spec = json!({
+            "nodeName": NODE,
             "serviceAccountName": self.service_account,
             "terminationGracePeriodSeconds": 0,
             "containers": [{"name": "app", "image": "example.invalid/app", "ports": ports}],
@@ -304,9 +310,23 @@ pub async fn ensure_service_account(client: &Client, namespace: &str, name: &str
     let mut account = ServiceAccount::default();
     account.metadata.name = Some(name.to_owned());
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
-    match accounts.create(&PostParams::default(), &account).await {
+    ensure(&accounts, &account).await.with_context(|| format!("cannot create service account {namespace}/{name}"))
+}
+
+async fn ensure_node(client: &Client) -> Result<()> {
+    let mut node = Node::default();
+    node.metadata.name = Some(NODE.to_owned());
+    ensure(&Api::all(client.clone()), &node).await.context("cannot create the node of the pods")
+}
+
+/// Creates an object unless one of its name is there.
+async fn ensure<K>(api: &Api<K>, object: &K) -> Result<()>
+where
+    K: Clone + std::fmt::Debug + Serialize + DeserializeOwned,
+{
+    match api.create(&PostParams::default(), object).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(error)) if error.is_already_exists() => Ok(()),
-        Err(error) => Err(error).with_context(|| format!("cannot create service account {namespace}/{name}")),
+        Err(error) => Err(error.into()),
     }
 }

@@ -145,7 +145,8 @@ impl Parts {
             "--kubeconfig=kubeconfig".to_owned(),
             "--leader-elect=false".to_owned(),
             "--secure-port=0".to_owned(),
-            format!("--controllers=*{disabled}"),
+            // No kubelet renews a node's lease, so this one would take every Pod for lost after a minute.
+            format!("--controllers=*,-node-lifecycle-controller{disabled}"),
             "--service-account-private-key-file=certificates/tokens.key".to_owned(),
             "--root-ca-file=certificates/authority.crt".to_owned(),
             "--kube-api-qps=200".to_owned(),
