@@ -5,3 +5,6 @@ pub mod control;
 pub mod lease;
 pub mod peer;
 pub mod token;
+
+#[cfg(test)]
+mod cluster_tests;

@@ -16,8 +16,9 @@ use tokio::sync::{broadcast, watch};
 use super::directory::PodRef;
 use super::event::{Acknowledgement, Connection, Happened, ProxyEvent, Rejection};
 
-/// A pod whose stream ended counts as connected for this long, so that a reconnect is not seen.
-pub const RECONNECT_GRACE: Duration = Duration::from_secs(5);
+/// A pod whose stream ended is kept for this long, so that a reconnect is not seen. It is as long as
+/// the compiler's grace: after it the pod counts as silent either way.
+pub const RECONNECT_GRACE: Duration = Duration::from_secs(10);
 
 /// Breakers kept for one pod, at most; what comes beyond is dropped and counted.
 pub const MAX_BREAKERS: usize = 1024;
@@ -144,7 +145,7 @@ impl ReportBook {
         }
     }
 
-    /// Everything known, one entry for each connected pod, in the order of uids.
+    /// Everything known, one entry for each pod that is connected or was within the grace, in the order of uids.
     #[must_use]
     pub fn snapshot(&self) -> Vec<Arc<ProxyState>> {
         self.shared.pages.lock().pods.values().filter_map(newest).cloned().collect()
@@ -196,7 +197,8 @@ impl Pages {
                 self.delete(&pod.uid);
                 Taken::Whole
             }
-            Happened::Disconnected => self.update(source, &pod, |state, _| {
+            Happened::Disconnected => self.update(source, &pod, |state, changes| {
+                changes.workloads.insert(state.connection.workload.clone());
                 state.lost_at = Some(now);
                 0
             }),
@@ -264,6 +266,7 @@ impl Pages {
     fn lose(&mut self, source: &Source, now: Instant) {
         for state in self.pods.values_mut().filter_map(|sources| sources.get_mut(source)) {
             if state.lost_at.is_none() {
+                self.changes.workloads.insert(state.connection.workload.clone());
                 Arc::make_mut(state).lost_at = Some(now);
             }
         }
@@ -290,6 +293,12 @@ impl Pages {
 }
 
 impl ProxyState {
+    /// How long ago its stream ended; None while it lives.
+    #[must_use]
+    pub fn lost_for(&self, now: Instant) -> Option<Duration> {
+        self.lost_at.map(|lost| now.saturating_duration_since(lost))
+    }
+
     fn acknowledge(&mut self, acknowledged: Acknowledgement) {
         self.breakers.retain(|key, _| acknowledged.policies.iter().any(|version| version.id == key.policy));
         self.rejected = None;

@@ -1,0 +1,165 @@
+//! Elections on a real API server, with short times.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use fusebox_testkit::{Cluster, eventually};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::Api;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::SOON;
+use crate::certificates::{CONFIG_MAP, CertificateStore, Names, SECRET, Tls};
+use crate::lease::{ADDRESS_ANNOTATION, Candidate, GuardedError, Leadership, Role, Timing, client, run};
+
+/// A replica as far as its lease goes.
+pub(super) struct Standing {
+    pub(super) leadership: Leadership,
+    /// Ends it gracefully.
+    pub(super) shutdown: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+    _guard: DropGuard,
+}
+
+pub(super) fn timing() -> Result<Timing> {
+    Ok(Timing::new(Duration::from_millis(2_000), Duration::from_millis(250), Duration::from_millis(1_200))?)
+}
+
+/// Stands for election in the namespace.
+pub(super) async fn stand(namespace: &str, name: &str, leadership: Leadership) -> Result<Standing> {
+    let timing = timing()?;
+    let client = client(Cluster::shared().await?.config().await?, &timing)?;
+    let candidate = Candidate {
+        namespace: namespace.to_owned(),
+        name: "fusebox-operator".to_owned(),
+        identity: name.to_owned(),
+        address: format!("{name}.invalid:1"),
+        timing,
+    };
+    Ok(stand_as(client, candidate, leadership))
+}
+
+pub(super) fn stand_as(client: kube::Client, candidate: Candidate, leadership: Leadership) -> Standing {
+    let shutdown = CancellationToken::new();
+    let task = tokio::spawn(run(client, candidate, leadership.clone(), shutdown.clone()));
+    Standing { leadership, _guard: shutdown.clone().drop_guard(), shutdown, task }
+}
+
+pub(super) async fn leads(standing: &Standing) -> Result<()> {
+    eventually(SOON, "it leads", async || {
+        ensure!(standing.leadership.may_write(Instant::now()), "{:?}", standing.leadership.role());
+        Ok(())
+    })
+    .await
+}
+
+async fn namespace() -> Result<String> {
+    Cluster::shared().await?.unique_namespace("lease").await
+}
+
+#[tokio::test]
+async fn exactly_one_of_two_leads_and_the_other_knows_its_address() -> Result<()> {
+    let namespace = namespace().await?;
+    let first = stand(&namespace, "first", Leadership::new(&timing()?)).await?;
+    leads(&first).await?;
+    let second = stand(&namespace, "second", Leadership::new(&timing()?)).await?;
+    let address = eventually(SOON, "the second follows", async || match second.leadership.role() {
+        Role::Follower { leader: Some(leader) } => Ok(leader.address),
+        role => anyhow::bail!("{role:?}"),
+    })
+    .await?;
+    assert_eq!(address, "first.invalid:1");
+    fusebox_testkit::consistently(timing()?.lease() * 2, "only the first leads", async || {
+        ensure!(first.leadership.may_write(Instant::now()) && !second.leadership.may_write(Instant::now()));
+        Ok(())
+    })
+    .await?;
+    let refused = second.leadership.guard(async { Ok::<_, std::io::Error>(()) }).await;
+    assert!(matches!(refused, Err(GuardedError::NotLeader)));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_killed_leader_is_replaced_after_its_lease_and_never_before_its_last_write() -> Result<()> {
+    let namespace = namespace().await?;
+    let first = stand(&namespace, "first", Leadership::new(&timing()?)).await?;
+    leads(&first).await?;
+    let second = stand(&namespace, "second", Leadership::new(&timing()?)).await?;
+    first.task.abort();
+    let killed = Instant::now();
+    leads(&second).await?;
+    let until = first.leadership.write_until().context("the first never led")?;
+    assert!(Instant::now() > until + first.leadership.write_timeout(), "the first could still have written");
+    assert!(killed.elapsed() < timing()?.lease() + Duration::from_secs(5), "{:?}", killed.elapsed());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_leader_that_shuts_down_gives_its_lease_back_within_two_seconds() -> Result<()> {
+    let namespace = namespace().await?;
+    let first = stand(&namespace, "first", Leadership::new(&timing()?)).await?;
+    leads(&first).await?;
+    let second = stand(&namespace, "second", Leadership::new(&timing()?)).await?;
+    let asked = Instant::now();
+    first.shutdown.cancel();
+    leads(&second).await?;
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    assert!(!first.leadership.may_write(Instant::now()));
+    let leases: Api<Lease> = Api::namespaced(Cluster::shared().await?.client().await?, &namespace);
+    let lease = leases.get("fusebox-operator").await?;
+    let annotations = lease.metadata.annotations.context("no annotations")?;
+    assert_eq!(annotations.get(ADDRESS_ANNOTATION).map(String::as_str), Some("second.invalid:1"));
+    assert_eq!(lease.spec.and_then(|spec| spec.lease_transitions), Some(2));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_lease_that_another_took_is_lost_at_once() -> Result<()> {
+    let namespace = namespace().await?;
+    let first = stand(&namespace, "first", Leadership::new(&timing()?)).await?;
+    leads(&first).await?;
+    let leases: Api<Lease> = Api::namespaced(Cluster::shared().await?.client().await?, &namespace);
+    let patch = serde_json::json!({"spec": {"holderIdentity": "thief", "leaseDurationSeconds": 3600}});
+    leases.patch("fusebox-operator", &kube::api::PatchParams::default(), &kube::api::Patch::Merge(patch)).await?;
+    eventually(SOON, "the first follows the thief", async || match first.leadership.role() {
+        Role::Follower { leader: Some(leader) } if leader.identity == "thief" => Ok(()),
+        role => anyhow::bail!("{role:?}"),
+    })
+    .await?;
+    assert!(!first.leadership.may_write(Instant::now()));
+    Ok(())
+}
+
+#[tokio::test]
+async fn all_replicas_share_the_authority_that_the_leader_made() -> Result<()> {
+    let namespace = namespace().await?;
+    let client = Cluster::shared().await?.client().await?;
+    let shutdown = CancellationToken::new();
+    let follower = CertificateStore::new(client.clone(), &namespace, Leadership::new(&timing()?));
+    let waiting = {
+        let (shutdown, names) = (shutdown.clone(), Names::new(&namespace, []));
+        tokio::spawn(async move { follower.tls(names, &shutdown).await })
+    };
+    let first = stand(&namespace, "first", Leadership::new(&timing()?)).await?;
+    leads(&first).await?;
+    let store = CertificateStore::new(client.clone(), &namespace, first.leadership.clone());
+    let tls = store.tls(Names::new(&namespace, []), &shutdown).await.context("no certificate")?;
+    let others: Tls = waiting.await?.context("the follower got none")?;
+    assert_eq!(tls.authority_pem(), others.authority_pem());
+
+    let (maintained, ended) = (tls.clone(), shutdown.clone());
+    let maintain = tokio::spawn(async move { store.maintain(&maintained, &ended).await });
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), &namespace);
+    let published = eventually(SOON, "the ConfigMap holds the certificate", async || {
+        let map = maps.get(CONFIG_MAP).await?;
+        map.data.and_then(|mut data| data.remove("ca.crt")).context("no ca.crt")
+    })
+    .await?;
+    assert_eq!(published, tls.authority_pem());
+    let secrets: Api<Secret> = Api::namespaced(client, &namespace);
+    let keys: Vec<String> = secrets.get(SECRET).await?.data.context("no data")?.into_keys().collect();
+    assert_eq!(keys, ["ca.crt", "ca.key"]);
+    shutdown.cancel();
+    Ok(maintain.await?)
+}
