@@ -108,15 +108,16 @@ pub enum Method {
 /// How the path of a request is compared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.type == 'RegularExpression' || self.value.startsWith('/')")
-    .message("must start with / unless type is RegularExpression").field_path(".value"))]
+#[x_kube(validation = Rule::new(
+    "self.type == 'RegularExpression' || (self.value.startsWith('/') && !self.value.contains('?') && !self.value.contains('#'))")
+    .message("must start with / and have no query, unless type is RegularExpression").field_path(".value"))]
 pub struct PathMatch {
     /// Exact (the whole path), PathPrefix (whole segments: /a takes /a and /a/b, not /ab) or RegularExpression
     /// (RE2 syntax, anchored at both ends). Default: PathPrefix.
     #[serde(rename = "type", default)]
     pub kind: PathMatchType,
     /// What to compare with. Example: /checkout.
-    #[schemars(length(min = 1, max = 1024))]
+    #[schemars(length(min = 1, max = 1024), regex(pattern = "^[^\\x00-\\x1f\\x7f]+$"))]
     pub value: String,
 }
 
@@ -140,7 +141,7 @@ pub struct HeaderMatch {
     #[schemars(length(min = 1, max = 128), regex(pattern = "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"))]
     pub name: String,
     /// Its value, compared byte for byte. Example: gold.
-    #[schemars(length(min = 1, max = 1024))]
+    #[schemars(length(min = 1, max = 1024), regex(pattern = "^[^\\x00-\\x1f\\x7f]+$"))]
     pub value: String,
 }
 

@@ -5,11 +5,17 @@
 //! I/O and read no clock, so that everything it decides can be held in golden files.
 
 pub mod attachment;
+pub mod check;
+pub mod manifest;
 pub mod plan;
 pub mod proxy_config;
 pub mod snapshot;
 pub mod status;
+pub mod yaml;
 
 pub use plan::{Plan, PolicyPlan, WorkloadPlan, compile};
 pub use snapshot::Snapshot;
 pub use status::{Reports, fold};
+
+#[cfg(test)]
+mod golden;

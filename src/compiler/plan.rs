@@ -144,16 +144,12 @@ pub enum Refusal {
     #[error("Service {0} is already named by targetRefs[{1}]: remove one of the two")]
     Duplicate(Name, usize),
     /// Another policy has the target.
-    #[error(
-        "policy {winner} is older and has Service {service}{place}: remove one of the two, or narrow one by sectionName"
-    )]
+    #[error("{what} belongs to the older policy {winner}: remove one of the two, or narrow one by sectionName")]
     Conflicted {
         /// The policy that wins.
         winner: Name,
-        /// The Service.
-        service: Name,
-        /// Where, if not everywhere.
-        place: String,
+        /// What both claim.
+        what: String,
     },
     /// The spec says what can't be enforced.
     #[error("{field}: {problem}")]

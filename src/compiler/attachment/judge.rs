@@ -104,8 +104,8 @@ fn refuse_equals(policies: &mut [Judged<'_>]) {
             let key = (name.namespace.clone(), side, service.clone(), target.id.section.clone());
             let winner = winners.entry(key).or_insert_with(|| name.clone());
             if *winner != name {
-                let place = section_words(&target.id.section);
-                let refusal = Refusal::Conflicted { winner: winner.clone(), service: Name::from(&service), place };
+                let what = format!("Service {}{}", Name::from(&service), section_words(&target.id.section));
+                let refusal = Refusal::Conflicted { winner: winner.clone(), what };
                 target.verdict = Verdict::Refused(refusal);
                 target.resolved = None;
             }

@@ -165,9 +165,9 @@ fn verdict(target: &JudgedTarget<'_>, lost: &BTreeSet<Overruled>, won: bool) -> 
         return target.verdict.clone();
     };
     let Overruled { by, workload, port, cause: _ } = conflict;
-    let place = format!(" on port {port} of {} {}", workload.kind, workload.name);
     let service = Name { namespace: target.id.namespace.clone(), name: target.id.name.clone() };
-    Verdict::Refused(Refusal::Conflicted { winner: Name::from(by), service, place })
+    let what = format!("port {port} of {} {}, behind Service {service},", workload.kind, workload.name);
+    Verdict::Refused(Refusal::Conflicted { winner: Name::from(by), what })
 }
 
 fn keys(judged: &Judged<'_>, target: &JudgedTarget<'_>, direction: &Direction) -> Vec<BreakerKey> {

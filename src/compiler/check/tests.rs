@@ -1,0 +1,77 @@
+//! Tests of the offline check, driven by `cases.yaml` and by texts whose places matter.
+
+use super::cases::{self, Verdict};
+use super::*;
+
+fn findings(text: &str) -> Vec<Finding> {
+    check(&[File { name: "policy.yaml", text }])
+}
+
+#[test]
+fn every_case_has_its_verdict_and_field() {
+    let mut wrong = Vec::new();
+    for case in cases::all().unwrap() {
+        let found = findings(&case.manifest());
+        let refused = found.iter().any(|finding| finding.severity == Severity::Error);
+        let named = found.iter().any(|it| it.field == case.field && case.layer.is_none_or(|layer| layer == it.layer));
+        let as_told = match case.verdict {
+            Verdict::Accepted => !refused,
+            Verdict::Refused => refused && named,
+        };
+        if !as_told {
+            let said: Vec<String> = found.iter().map(|it| format!("{it} [{:?}]", it.layer)).collect();
+            wrong.push(format!("{}: wanted {:?} {}, found {said:?}", case.name, case.verdict, case.field));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_names_of_cases_are_unique() {
+    let mut names: Vec<String> = cases::all().unwrap().into_iter().map(|case| case.name).collect();
+    let count = names.len();
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), count);
+}
+
+#[test]
+fn a_finding_names_file_line_field_and_fix() {
+    let text = "# a comment\napiVersion: fusebox.dev/v1alpha1\nkind: CircuitBreakerPolicy\nmetadata:\n  name: a\nspec:\n  targetRefs:\n  - name: pay\n  trip:\n    failureRat:\n      percent: 50\n";
+    let said: Vec<String> = findings(text).iter().map(ToString::to_string).collect();
+    assert_eq!(said[0], "policy.yaml:10:5: error: spec.trip.failureRat: unknown field; did you mean failureRate?");
+}
+
+#[test]
+fn documents_of_others_pass_and_each_of_ours_is_checked() {
+    let text = "apiVersion: v1\nkind: Service\nmetadata: {name: pay}\n---\napiVersion: fusebox.dev/v1alpha1\nkind: CircuitBreaker\n---\napiVersion: fusebox.dev/v1alpha1\nkind: CircuitBreakerPolicy\nmetadata: {name: a}\nspec: {targetRefs: []}\n";
+    let places: Vec<(usize, String)> = findings(text).into_iter().map(|it| (it.place.line, it.field)).collect();
+    assert_eq!(places, [(6, "kind".to_owned()), (11, "spec.targetRefs".to_owned())]);
+}
+
+#[test]
+fn text_that_is_no_yaml_is_one_finding() {
+    let found = findings("spec: [1, 2\n");
+    assert_eq!((found.len(), found[0].layer), (1, Layer::Syntax));
+}
+
+#[test]
+fn samples_are_accepted_and_compile() {
+    let samples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/samples");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(samples).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let files = [File { name: "sample.yaml", text: &text }];
+        let said: Vec<String> = check(&files).iter().map(ToString::to_string).collect();
+        assert!(said.is_empty(), "{}: {said:?}", path.display());
+        let snapshot = crate::manifest::load(&files, "2026-03-01T12:00:00Z".parse().unwrap()).unwrap();
+        assert!(!snapshot.circuit_breakers.is_empty(), "{}", path.display());
+        for policy in crate::compile(&snapshot).policies.values() {
+            let refused = policy.targets.iter().find(|target| target.verdict != crate::plan::Verdict::Accepted);
+            assert_eq!(refused, None, "{}", path.display());
+        }
+        seen += 1;
+    }
+    assert!(seen > 0);
+}

@@ -1,0 +1,140 @@
+//! Golden files: `golden/X.in.yaml` holds manifests (and reports), `golden/X.out.yaml` everything
+//! that is made of them, conditions included.
+//!
+//! A change of any decision must show as a change of a file. `UPDATE_GOLDEN=1` writes them anew.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use fusebox_policy::report::BreakerReport;
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::check::File;
+use crate::plan::{Plan, compile};
+use crate::snapshot::Prometheus;
+use crate::status::{Completeness, Connection, Monitoring, Nack, PodReport, Reports, fold};
+use crate::{manifest, yaml};
+
+const NOW: &str = "2026-03-01T12:00:00Z";
+
+/// What the pods of a golden file say: a document of kind `Reports`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Said {
+    #[serde(rename = "kind")]
+    _kind: String,
+    #[serde(default)]
+    prometheus: bool,
+    #[serde(default)]
+    pods: BTreeMap<String, PodSaid>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct PodSaid {
+    #[serde(default)]
+    lost_since: Option<Timestamp>,
+    #[serde(default)]
+    acked: bool,
+    #[serde(default)]
+    nack: Option<String>,
+    #[serde(default)]
+    breakers: Vec<BreakerReport>,
+}
+
+fn now() -> Timestamp {
+    NOW.parse().unwrap()
+}
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")
+}
+
+fn outcome(text: &str) -> String {
+    let mut snapshot = manifest::load(&[File { name: "in.yaml", text }], now()).unwrap();
+    let documents = yaml::read(text).unwrap();
+    let said = documents.iter().map(yaml::Node::to_value).find(|value| value["kind"] == "Reports");
+    let said: Said = said.map(|value| serde_json::from_value(value).unwrap()).unwrap_or_default();
+    if said.prometheus {
+        snapshot.prometheus = Prometheus::Installed;
+    }
+    let plan = compile(&snapshot);
+    let reports = reports(said, &plan);
+    serde_yaml::to_string(&shown(&plan, &reports)).unwrap()
+}
+
+fn reports(said: Said, plan: &Plan) -> Reports {
+    let bound: BTreeMap<_, _> = plan.policies.values().flat_map(|policy| &policy.pods).collect();
+    let pods = said.pods.into_iter().map(|(uid, pod)| {
+        let workload = bound.get(&uid).map(|bound| &plan.workloads[&bound.workload]);
+        let acked = workload.filter(|_| pod.acked).map(|workload| workload.config.policies.clone());
+        let nack = pod.nack.map(|error| Nack { revision: workload.unwrap().revision.clone(), error });
+        let connection = pod.lost_since.map_or(Connection::Connected, |since| Connection::Lost { since });
+        (uid, PodReport { connection, acked: acked.unwrap_or_default(), nack, breakers: pod.breakers })
+    });
+    let monitoring = plan.policies.keys().map(|id| (id.clone(), Monitoring::Applied)).collect();
+    Reports { pods: pods.collect(), completeness: Completeness::Complete, monitoring }
+}
+
+fn shown(plan: &Plan, reports: &Reports) -> Value {
+    let workloads: BTreeMap<String, Value> = plan
+        .workloads
+        .iter()
+        .map(|(id, workload)| {
+            let shown = json!({ "configMap": workload.config_map_name, "config": workload.config });
+            (format!("{}/{}/{}", id.namespace, id.kind, id.name), shown)
+        })
+        .collect();
+    let policies: BTreeMap<String, Value> = plan
+        .policies
+        .iter()
+        .map(|(id, policy)| {
+            let status = fold(policy, reports, now(), None);
+            let pods: Vec<String> = policy.pods.values().map(|pod| format!("{}/{}", pod.namespace, pod.name)).collect();
+            (format!("{}/{}", id.namespace, id.name), json!({ "enforcedBy": pods, "status": status }))
+        })
+        .collect();
+    let recompile_at = plan.recompile_at.map(|time| time.to_string());
+    json!({ "workloads": workloads, "policies": policies, "recompileAt": recompile_at })
+}
+
+#[test]
+fn every_golden_file_is_as_it_was() {
+    let mut names: Vec<PathBuf> = std::fs::read_dir(directory()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    names.retain(|path| path.to_string_lossy().ends_with(".in.yaml"));
+    names.sort();
+    assert!(!names.is_empty());
+    let mut differing = Vec::new();
+    for path in names {
+        let found = outcome(&std::fs::read_to_string(&path).unwrap());
+        let expected_path = PathBuf::from(path.to_string_lossy().replace(".in.yaml", ".out.yaml"));
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(&expected_path, &found).unwrap();
+        } else if std::fs::read_to_string(&expected_path).unwrap_or_default() != found {
+            differing.push(format!("{}\n{found}", expected_path.display()));
+        }
+    }
+    assert!(differing.is_empty(), "UPDATE_GOLDEN=1 writes them anew; read the difference:\n{}", differing.join("\n"));
+}
+
+#[test]
+fn the_order_of_objects_decides_nothing() {
+    for entry in std::fs::read_dir(directory()).unwrap() {
+        let path = entry.unwrap().path();
+        if !path.to_string_lossy().ends_with(".in.yaml") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let file = [File { name: "in.yaml", text: &text }];
+        let forward = manifest::load(&file, now()).unwrap();
+        let mut backward = forward.clone();
+        backward.circuit_breakers.reverse();
+        backward.services.reverse();
+        backward.pods.reverse();
+        backward.workloads.reverse();
+        backward.namespaces.reverse();
+        assert_eq!(compile(&forward), compile(&backward), "{}", path.display());
+    }
+}
