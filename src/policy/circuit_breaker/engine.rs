@@ -161,15 +161,13 @@ impl Breaker {
     /// when the force begins decide nothing. A force that is over already changes nothing.
     pub fn force(&mut self, force: Option<Force>, now: Instant) {
         self.latest = self.latest.max(now);
-        let force = force.filter(|force| self.latest < force.until);
-        let forced_before = self.force.is_some_and(|force| self.latest < force.until);
-        if force.is_some() && !forced_before {
+        self.force = force.filter(|force| self.latest < force.until);
+        if self.force.is_some() {
             self.epoch += 1;
             if let State::HalfOpen { undecided_since, .. } = &mut self.state {
                 *undecided_since = None;
             }
         }
-        self.force = force;
     }
 
     /// Shows it as it is at `now`, without a step.

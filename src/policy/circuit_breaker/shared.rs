@@ -185,6 +185,10 @@ impl Word {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
     use super::*;
     use crate::config::{BreakerParameters, HalfOpen, Open, Trip};
 
@@ -200,11 +204,18 @@ mod tests {
         let breaker = shared(Trip { consecutive_failures: Some(3), ..Trip::default() });
         let now = Instant::now();
         let locked = breaker.breaker.lock();
-        // Each of these would wait for ever for a lock.
-        let Decision::Admitted(permit) = breaker.admit(now).decision else { panic!("refused while closed") };
-        assert_eq!(permit.settle(Outcome::Success, now), None);
-        drop(breaker.admit(now));
+        let (done, finished) = mpsc::channel();
+        let other = Arc::clone(&breaker);
+        let thread = thread::spawn(move || {
+            let Decision::Admitted(permit) = other.admit(now).decision else { panic!("refused while closed") };
+            assert_eq!(permit.settle(Outcome::Success, now), None);
+            drop(other.admit(now));
+            done.send(()).unwrap();
+        });
+        let answer = finished.recv_timeout(Duration::from_secs(30));
         drop(locked);
+        thread.join().unwrap();
+        assert_eq!(answer, Ok(()), "it waited for the lock");
         assert_eq!(breaker.statistics(now).requests, 1);
     }
 
