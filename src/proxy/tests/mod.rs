@@ -1,1 +1,14 @@
-//! placeholder
+//! The whole proxy on real sockets, one file for each subject.
+//!
+//! These tests must only use what an embedder has (options, configurations, sockets), so that what
+//! they show holds for every way the proxy is run.
+
+mod admin;
+mod breaking;
+mod controlling;
+mod draining;
+mod forwarding;
+mod hygiene;
+mod swapping;
+
+mod support;
