@@ -58,7 +58,7 @@ impl Client {
     /// Connects, talks and reconnects until it is dropped.
     pub(crate) async fn run(self) {
         let mut backoff = Backoff::default();
-        let mut attempt = backoff.first_address(self.addresses.len());
+        let mut attempt = backoff.first_attempt();
         loop {
             let url = &self.addresses[attempt % self.addresses.len()];
             let started = Instant::now();
@@ -80,7 +80,9 @@ impl Client {
     }
 
     async fn session(&self, url: &ControlUrl, attempt: usize) -> SessionEnd {
-        let opened = Session::open(&self.connector, (url, attempt), &self.token_file, &self.enforcer).await;
+        let opened =
+            Session::open(&self.connector, (url, attempt / self.addresses.len()), &self.token_file, &self.enforcer)
+                .await;
         match opened {
             Ok(mut session) => {
                 tracing::info!(host = url.host, port = url.port, "control stream open");

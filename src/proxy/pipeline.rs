@@ -83,8 +83,7 @@ pub(crate) async fn handle(
 /// The rule that the request goes by, from one load of the configuration.
 fn classify(enforcer: &Enforcer, index: usize, request: &Request<Incoming>) -> Option<Arc<Rule>> {
     let snapshot = enforcer.snapshot();
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let route = snapshot.route(index, host)?;
+    let route = snapshot.route(index, request.headers())?;
     first_match(route, request).cloned()
 }
 

@@ -19,9 +19,9 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// Which of `count` addresses to begin with, so that a fleet spreads over replicas.
-    pub(crate) fn first_address(&self, count: usize) -> usize {
-        usize::try_from(self.random.hash_one(count)).unwrap_or(0) % count.max(1)
+    /// Where to begin in the list of addresses, so that a fleet spreads over replicas.
+    pub(crate) fn first_attempt(&self) -> usize {
+        usize::from(self.random.hash_one(0_u8) as u16)
     }
 
     /// The wait after one more failure.

@@ -55,11 +55,7 @@ impl Reporter {
     /// What is to be told now; the next report is due when numbers may be told again.
     pub(crate) fn take(&mut self, enforcer: &Enforcer, now: Instant) -> Vec<ProxyReport> {
         let current = readings(enforcer);
-        let news: Vec<BreakerReport> = match self.full {
-            true => current.values().cloned().collect(),
-            false => current.values().filter(|report| self.told.get(&report.key) != Some(*report)).cloned().collect(),
-        };
-        let reports = split(news, self.full);
+        let reports = if self.full { all(&current) } else { changes(&self.told, &current) };
         self.told = current;
         self.full = false;
         self.last = Some(now);
@@ -75,15 +71,30 @@ fn readings(enforcer: &Enforcer) -> BTreeMap<BreakerKey, BreakerReport> {
     read.filter(|reading| reading.used).map(|Reading { report, .. }| (report.key.clone(), report)).collect()
 }
 
-/// One report, or several where one line could not hold all; only the first says that it is full.
-fn split(news: Vec<BreakerReport>, full: bool) -> Vec<ProxyReport> {
-    let mut chunks: Vec<ProxyReport> =
-        news.chunks(MAX_PER_REPORT).map(|chunk| ProxyReport { full: false, breakers: chunk.to_vec() }).collect();
-    if full && chunks.is_empty() {
-        chunks.push(ProxyReport::default());
+/// All that is used; only the first part says that it is full, since it makes the operator forget.
+fn all(current: &BTreeMap<BreakerKey, BreakerReport>) -> Vec<ProxyReport> {
+    let mut parts = parts(current.values().cloned().collect());
+    match parts.first_mut() {
+        Some(first) => first.full = true,
+        None => parts.push(ProxyReport { full: true, breakers: Vec::new() }),
     }
-    if let Some(first) = chunks.first_mut() {
-        first.full = full;
+    parts
+}
+
+fn changes(
+    told: &BTreeMap<BreakerKey, BreakerReport>,
+    current: &BTreeMap<BreakerKey, BreakerReport>,
+) -> Vec<ProxyReport> {
+    parts(current.values().filter(|report| told.get(&report.key) != Some(*report)).cloned().collect())
+}
+
+/// As many reports as it takes to keep each line within its bound.
+fn parts(mut left: Vec<BreakerReport>) -> Vec<ProxyReport> {
+    let mut parts = Vec::new();
+    while !left.is_empty() {
+        let rest = left.split_off(left.len().min(MAX_PER_REPORT));
+        parts.push(ProxyReport { full: false, breakers: left });
+        left = rest;
     }
-    chunks
+    parts
 }
