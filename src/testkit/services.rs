@@ -57,22 +57,22 @@ impl ServiceBuilder {
     /// Adds a port that goes to the same number on the Pod.
     #[must_use]
     pub fn port(self, name: &str, number: u16) -> Self {
-        self.target_port(name, number, json!(number))
+        self.target_port(name, number, &json!(number))
     }
 
     /// Adds a port that goes to the Pod's port of the given name.
     #[must_use]
     pub fn port_to_name(self, name: &str, number: u16, target: &str) -> Self {
-        self.target_port(name, number, json!(target))
+        self.target_port(name, number, &json!(target))
     }
 
     /// Adds a port that goes to another number on the Pod.
     #[must_use]
     pub fn port_to_number(self, name: &str, number: u16, target: u16) -> Self {
-        self.target_port(name, number, json!(target))
+        self.target_port(name, number, &json!(target))
     }
 
-    fn target_port(mut self, name: &str, number: u16, target: Value) -> Self {
+    fn target_port(mut self, name: &str, number: u16, target: &Value) -> Self {
         let mut ports = self.spec["ports"].as_array().cloned().unwrap_or_default();
         ports.push(json!({"name": name, "port": number, "targetPort": target}));
         self.spec["ports"] = Value::Array(ports);

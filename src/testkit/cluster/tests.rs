@@ -52,6 +52,11 @@ async fn review(client: &Client, token: &str, audience: &str) -> Result<TokenRev
     Ok(Api::all(client.clone()).create(&PostParams::default(), &review).await?)
 }
 
+fn expect(holds: bool, seen: &'static str) -> Result<()> {
+    ensure!(holds, seen);
+    Ok(())
+}
+
 fn is_authenticated(review: &TokenReview) -> bool {
     review.status.as_ref().and_then(|status| status.authenticated).unwrap_or(false)
 }
@@ -166,9 +171,9 @@ async fn ready_pods_get_into_the_endpoints_of_their_service() -> Result<()> {
         ensure!(endpoint.addresses == [pod.ip().to_string()], "addresses {:?}", endpoint.addresses);
         Ok(endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or_default())
     };
-    eventually(DEADLINE, "the pod is a ready endpoint", async || Ok(ensure!(ready().await?, "not ready"))).await?;
+    eventually(DEADLINE, "the pod is a ready endpoint", async || expect(ready().await?, "not ready")).await?;
     pod.set_unready().await?;
-    eventually(DEADLINE, "the pod is no ready endpoint", async || Ok(ensure!(!ready().await?, "ready"))).await
+    eventually(DEADLINE, "the pod is no ready endpoint", async || expect(!ready().await?, "ready")).await
 }
 
 #[tokio::test]
@@ -263,7 +268,7 @@ async fn a_standing_cluster_is_started_once_and_ended_wholly() -> Result<()> {
     assert_eq!(processes.len(), 3);
     // One process short is broken, and `up` mends it.
     processes[0].signal(Signal::KILL)?;
-    eventually(DEADLINE, "it is broken", async || Ok(ensure!(cluster.status().await == Status::Broken, "up"))).await?;
+    eventually(DEADLINE, "it is broken", async || expect(cluster.status().await == Status::Broken, "up")).await?;
     assert!(cluster.up().await?);
     let later = identity::recorded(&folder.path().join("default/processes"));
     assert!(cluster.down().await? && !cluster.down().await?);
