@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fusebox_policy::stream::PATH;
-use fusebox_testkit::Cluster;
 use fusebox_testkit::pods::{CONTROL_AUDIENCE, PodBuilder};
+use fusebox_testkit::{Cluster, eventually};
 use http::Method;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
@@ -17,7 +17,7 @@ use kube::Api;
 use kube::api::PostParams;
 use serde_json::Value;
 
-use super::{Answer, Replica, entry, pods};
+use super::{Answer, Replica, SOON, entry, pods};
 use crate::control::Sidecar;
 use crate::token::{TokenError, TokenVerifier};
 
@@ -151,5 +151,35 @@ async fn a_replica_that_is_still_starting_asks_to_try_again() -> Result<()> {
     assert_eq!(replica.refusal(Some(&token)).await?, refused(503, "NotReady"));
     replica.control.source.publish([])?;
     replica.open(&token).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_the_clusters_keys_a_token_is_reviewed() -> Result<()> {
+    let [pod] = pods().await?;
+    let cluster = Cluster::shared().await?;
+    // This user may ask for reviews, and may not read the keys.
+    cluster
+        .apply(
+            "
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: reviewer}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: 'system:auth-delegator'}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: reviewer}]
+",
+        )
+        .await?;
+    let client = cluster.client_from(&cluster.kubeconfig_for_user("reviewer", None)?).await?;
+    let (verifier, now) = (TokenVerifier::new(client), SystemTime::now());
+    let identity = eventually(SOON, "the review is granted", async || {
+        Ok(verifier.verify(&pod.control_token().await?, now).await?)
+    })
+    .await?;
+    assert_eq!(identity.pod.uid, pod.uid());
+    let foreign = pod.token("another", 3_600).await?;
+    assert!(matches!(verifier.verify(&foreign, now).await, Err(TokenError::Reviewed)));
+    let unbound = unbound_token(pod.namespace()).await?;
+    assert!(matches!(verifier.verify(&unbound, now).await, Err(TokenError::Unbound)));
     Ok(())
 }

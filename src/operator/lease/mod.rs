@@ -161,3 +161,53 @@ impl Drop for OnItsWay<'_> {
         self.0.send_modify(|count| *count -= 1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leader_for(time: Duration) -> Leadership {
+        let leadership = Leadership::new(&Timing::default());
+        leadership.set(Role::Leader, Some(Instant::now() + time));
+        leadership
+    }
+
+    async fn written() -> Result<&'static str, std::io::Error> {
+        Ok("written")
+    }
+
+    #[tokio::test]
+    async fn a_write_is_sent_only_before_the_deadline() {
+        let leads = leader_for(Duration::from_secs(60));
+        assert_eq!(leads.guard(written()).await.unwrap(), "written");
+        let over = leader_for(Duration::ZERO);
+        assert!(
+            matches!(over.guard(written()).await, Err(GuardedError::NotLeader)),
+            "though the role is not changed yet"
+        );
+        let follower = Leadership::new(&Timing::default());
+        assert!(matches!(follower.guard(written()).await, Err(GuardedError::NotLeader)));
+    }
+
+    #[tokio::test]
+    async fn a_write_without_an_answer_is_given_up_before_the_lease_ends() {
+        let [lease, every, deadline] = [250, 10, 200].map(Duration::from_millis);
+        let timing = Timing::new(lease, every, deadline).unwrap();
+        let leadership = Leadership::new(&timing);
+        leadership.set(Role::Leader, Some(Instant::now() + deadline));
+        let stuck = leadership.guard(std::future::pending::<Result<(), std::io::Error>>()).await;
+        assert!(matches!(stuck, Err(GuardedError::TimedOut(after)) if after + deadline < lease));
+        assert_eq!(*leadership.shared.writes.borrow(), 0);
+    }
+
+    #[test]
+    fn a_renewal_is_no_change_of_role() {
+        let leadership = leader_for(Duration::from_secs(1));
+        let mut roles = leadership.subscribe();
+        roles.mark_unchanged();
+        assert!(!leadership.set(Role::Leader, Some(Instant::now() + Duration::from_secs(9))));
+        assert!(!roles.has_changed().unwrap());
+        assert!(leadership.set(Role::Follower { leader: None }, None));
+        assert!(roles.has_changed().unwrap());
+    }
+}
