@@ -162,14 +162,15 @@ async fn within(deadline: &mut Option<Pin<Box<Sleep>>>, sending: impl Future<Out
 
 fn failed(exchange: Exchange, ending: Ending, client: Option<&ClientBody>) -> Response<ResponseBody> {
     let rule = Arc::clone(exchange.rule());
-    let ending = if client.is_some_and(ClientBody::is_broken) { Ending::ClientAbort } else { ending };
-    let response = match ending {
-        Ending::Timeout => problem::timeout(place(&rule), rule.timeout.unwrap_or_default()),
-        Ending::ConnectFailure => problem::connect_failure(place(&rule)),
-        Ending::ClientAbort => problem::client_abort(place(&rule)),
-        Ending::Answered | Ending::Refused | Ending::Reset => problem::reset(place(&rule)),
+    let blamed = ending.blaming(client);
+    let response = match (blamed, ending) {
+        (Ending::ClientAbort, Ending::Timeout) => problem::slow_client(place(&rule)),
+        (Ending::ClientAbort, _) => problem::client_abort(place(&rule)),
+        (Ending::Timeout, _) => problem::timeout(place(&rule), rule.timeout.unwrap_or_default()),
+        (Ending::ConnectFailure, _) => problem::connect_failure(place(&rule)),
+        (Ending::Answered | Ending::Refused | Ending::Reset, _) => problem::reset(place(&rule)),
     };
-    exchange.failed(ending, response.status().as_u16(), Instant::now());
+    exchange.failed(blamed, response.status().as_u16(), Instant::now());
     response
 }
 

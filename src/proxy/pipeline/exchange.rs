@@ -9,6 +9,7 @@ use std::time::Instant;
 use fusebox_policy::circuit_breaker::{Outcome, Permit};
 use fusebox_policy::config::FailureCondition;
 
+use super::request_body::ClientBody;
 use crate::enforcer::Enforcer;
 use crate::series::Ending;
 use crate::snapshot::Rule;
@@ -22,6 +23,14 @@ pub(crate) struct Exchange {
     started: Instant,
     status: u16,
     finished: bool,
+}
+
+impl Ending {
+    /// The same ending, unless it was the client who broke its body or let the time pass.
+    pub(crate) fn blaming(self, client: Option<&ClientBody>) -> Self {
+        let Some(client) = client else { return self };
+        if client.is_broken() || (self == Self::Timeout && client.is_awaited()) { Self::ClientAbort } else { self }
+    }
 }
 
 impl Exchange {

@@ -126,6 +126,15 @@ pub(crate) fn client_abort(place: Place<'_>) -> Response<ResponseBody> {
     respond(&problem, Some(metrics::ERROR_CLIENT_ABORT))
 }
 
+/// The client's body took longer than the rule allows for the whole request.
+pub(crate) fn slow_client(place: Place<'_>) -> Response<ResponseBody> {
+    let problem = Problem {
+        detail: "The request's body did not arrive in time.".to_owned(),
+        ..problem(metrics::ERROR_CLIENT_ABORT, "Request body is too slow", StatusCode::REQUEST_TIMEOUT, place)
+    };
+    respond(&problem, Some(metrics::ERROR_CLIENT_ABORT))
+}
+
 /// The request is not one that can be passed on.
 pub(crate) fn bad_request(error: BadRequest) -> Response<ResponseBody> {
     let status = match error {

@@ -12,8 +12,14 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+/// The upstream is the one to wait for: it has yet to take what was read.
+const OFFERED: u8 = 0;
+/// The whole body went to the upstream.
 const COMPLETE: u8 = 1;
+/// The client broke it.
 const BROKEN: u8 = 2;
+/// The client is the one to wait for: the upstream asked for more.
+const AWAITED: u8 = 3;
 
 /// A request's body, or none.
 #[derive(Debug)]
@@ -29,6 +35,11 @@ impl ClientBody {
     /// Whether the whole body went to the upstream.
     pub(crate) fn is_complete(&self) -> bool {
         self.0.load(Ordering::Acquire) == COMPLETE
+    }
+
+    /// Whether the client owes data that the upstream is ready to take.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.0.load(Ordering::Acquire) == AWAITED
     }
 
     /// Whether the client broke off or sent what is no body.
@@ -67,12 +78,14 @@ impl Body for RequestBody {
             return Poll::Ready(None);
         };
         let polled = Pin::new(&mut *body).poll_frame(cx);
-        match &polled {
-            Poll::Ready(Some(Err(_))) => progress.0.store(BROKEN, Ordering::Release),
-            Poll::Ready(None) => progress.0.store(COMPLETE, Ordering::Release),
-            Poll::Ready(Some(Ok(_))) if body.is_end_stream() => progress.0.store(COMPLETE, Ordering::Release),
-            Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
-        }
+        let state = match &polled {
+            Poll::Ready(Some(Err(_))) => BROKEN,
+            Poll::Ready(None) => COMPLETE,
+            Poll::Ready(Some(Ok(_))) if body.is_end_stream() => COMPLETE,
+            Poll::Ready(Some(Ok(_))) => OFFERED,
+            Poll::Pending => AWAITED,
+        };
+        progress.0.store(state, Ordering::Release);
         polled
     }
 

@@ -82,8 +82,7 @@ impl Passage {
     fn fail(&mut self, ending: Ending) {
         self.deadline = None;
         let Some(Open { exchange, client, .. }) = self.open.take() else { return };
-        let by_client = client.is_some_and(|client| client.is_broken());
-        exchange.broke(if by_client { Ending::ClientAbort } else { ending }, Instant::now());
+        exchange.broke(ending.blaming(client.as_deref()), Instant::now());
     }
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> bool {

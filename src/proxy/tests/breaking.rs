@@ -127,6 +127,21 @@ async fn a_broken_request_body_is_the_clients_fault() {
 }
 
 #[tokio::test]
+async fn a_body_that_arrives_too_slowly_is_the_clients_fault() {
+    let upstream = Upstream::start().await;
+    let mut settings = config(upstream.address);
+    policy(&mut settings).rules[0].timeout_ms = Some(100);
+    let (proxy, address) = proxy(&settings).await;
+    for _ in 0..4 {
+        let answer =
+            super::support::raw(address, "POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nabc").await;
+        assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+        assert!(answer.contains("fusebox-error: client-abort"), "{answer}");
+    }
+    assert_eq!(state(&proxy), BreakerState::Closed);
+}
+
+#[tokio::test]
 async fn an_upstreams_503_counts_and_its_forged_marker_is_not_believed() {
     let upstream = Upstream::start().await;
     let (proxy, address) = proxy(&config(upstream.address)).await;

@@ -36,6 +36,43 @@ async fn a_request_on_a_dead_kept_connection_is_sent_again_once() {
 }
 
 #[tokio::test]
+async fn a_get_that_a_kept_connection_lost_is_sent_twice_and_a_post_never() {
+    let upstream = Upstream::start().await;
+    let (_proxy, address) = proxy(&config(upstream.address)).await;
+    let mut client = Client::connect(address).await;
+    client.get("/").await;
+    assert_eq!(client.get("/reset").await.header("fusebox-error"), "reset");
+    assert_eq!(upstream.requests(), 3, "once on the kept connection, once on a new one");
+    client.get("/").await;
+    let post = Request::post("/reset").header("host", "a").body(Full::from("x")).unwrap();
+    assert_eq!(client.send(post).await.unwrap().header("fusebox-error"), "reset");
+    assert_eq!(upstream.requests(), 5);
+}
+
+#[tokio::test]
+async fn a_connection_over_the_bound_waits_and_is_counted() {
+    let upstream = Upstream::start().await;
+    let mut options = options();
+    options.max_connections = 1;
+    options.upstream = vec![format!("shop/payments={}", upstream.address).parse().unwrap()];
+    let proxy = Proxy::start(options).await.unwrap();
+    let [address, admin] = [0, 1].map(|index| proxy.listeners()[index].address);
+    let mut first = Client::connect(address).await;
+    first.get("/").await;
+    let second = tokio::spawn(async move { get(address, "/").await });
+    let mut pages = Client::connect(admin).await;
+    let counted = async {
+        while !String::from_utf8_lossy(&pages.get("/metrics").await.body).contains("fusebox_connections_waited_total 1")
+        {
+        }
+    };
+    tokio::time::timeout(super::support::DEADLINE, counted).await.expect("the bound is hit");
+    assert_eq!(upstream.requests(), 1, "the second request waits");
+    drop(first);
+    assert_eq!(second.await.unwrap().status, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn bodies_pass_in_both_directions_whatever_their_framing() {
     let upstream = Upstream::start().await;
     let (_proxy, address) = proxy(&config(upstream.address)).await;
