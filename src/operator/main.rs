@@ -1,2 +1,54 @@
-//! placeholder
-fn main() {}
+//! The `fusebox-operator` program: reads its settings and runs the library.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Parser;
+use fusebox_operator::health::Health;
+use fusebox_operator::metrics::Metrics;
+use fusebox_operator::run::{Operator, components};
+use fusebox_operator::settings::Settings;
+use fusebox_operator::telemetry;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// How long the last spans may take.
+const FLUSH: Duration = Duration::from_secs(1);
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Settings::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("fusebox-operator: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(settings: Settings) -> anyhow::Result<()> {
+    settings.check()?;
+    let (health, metrics) = (Health::starting(components()), Metrics::new()?);
+    let telemetry = telemetry::start(&settings, &health, &metrics)?;
+    let config = kube::Config::infer().await.context("no cluster: set KUBECONFIG, or run inside a cluster")?;
+    let operator = Operator::new(settings, config, health, metrics).await?;
+    let outcome = operator.run(on_signal()?).await;
+    tokio::task::spawn_blocking(move || telemetry.finish(FLUSH)).await?;
+    outcome
+}
+
+/// Cancelled by SIGTERM or SIGINT.
+fn on_signal() -> anyhow::Result<CancellationToken> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let token = CancellationToken::new();
+    let cancelled = token.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        cancelled.cancel();
+    });
+    Ok(token)
+}

@@ -1,0 +1,342 @@
+//! The operator as a whole: what starts in which order, and how it ends.
+//!
+//! Starting never waits for anything that can be absent for long: without CRDs, peers or a collector
+//! the operator runs, says what is missing, and goes on as soon as it is there.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use fusebox_compiler::snapshot::Prometheus;
+use kube::Config;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admin;
+use crate::api_calls::{CallBudget, Clients};
+use crate::apply::{Applier, MonitoringResults, OutputKind};
+use crate::certificates::{CertificateStore, Names, Tls};
+use crate::control::{ConfigSource, Control, ControlMetrics, ControlParts, PodDirectory, ReportBook, serve};
+use crate::discovery::Discovery;
+use crate::events;
+use crate::health::{Component, Health, Status};
+use crate::lease::{self, Candidate, Leadership, Role, Timing};
+use crate::metrics::Metrics;
+use crate::peer::{Forwarder, forward};
+use crate::reconcile::{Compiled, Reconciler};
+use crate::settings::Settings;
+use crate::status::{StatusWriter, count_conditions};
+use crate::stores::{self, OutputStores, Signal, Stores, Surroundings, Synced, Watches};
+use crate::token::TokenVerifier;
+use crate::touched::Touched;
+
+/// The Lease that the replicas share.
+pub const LEASE: &str = "fusebox-operator";
+
+/// How long everything gets to end.
+const DRAIN: Duration = Duration::from_secs(4);
+
+/// How often health is brought up to date.
+const TEND_EVERY: Duration = Duration::from_secs(1);
+
+/// An operator that is set up and not running yet.
+pub struct Operator {
+    settings: Settings,
+    timing: Timing,
+    config: Config,
+    clients: Clients,
+    admin: TcpListener,
+    control: TcpListener,
+    shared: Shared,
+}
+
+/// What the operator's parts have in common.
+#[derive(Clone)]
+struct Shared {
+    health: Health,
+    metrics: Metrics,
+    control_metrics: ControlMetrics,
+    leadership: Leadership,
+    watches: Watches,
+    stores: Stores,
+    outputs: OutputStores,
+    directory: PodDirectory,
+    source: ConfigSource,
+    book: ReportBook,
+    inputs: Signal,
+    statuses: Touched<fusebox_policy::config::PolicyId>,
+    monitoring: MonitoringResults,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// The components that an operator's health consists of.
+#[must_use]
+pub fn components() -> [Component; 5] {
+    [Component::Api, Component::Stores, Component::Resources, Component::Lease, Component::Control]
+}
+
+impl Operator {
+    /// Sets everything up that can fail by wrong settings, and opens the ports.
+    ///
+    /// # Errors
+    /// When settings don't fit together, the cluster's configuration can't be used, or a port can't be opened.
+    pub async fn new(settings: Settings, mut config: Config, health: Health, metrics: Metrics) -> anyhow::Result<Self> {
+        let timing = settings.check()?;
+        let agent = format!("fusebox-operator/{} {}", env!("CARGO_PKG_VERSION"), settings.identity);
+        let agent = http::HeaderValue::from_str(&agent).context("--identity can't be sent in a header")?;
+        config.headers.push((http::header::USER_AGENT, agent));
+        let budget = CallBudget::new(health.clone(), metrics.clone());
+        let clients = Clients::new(&config, &budget).context("the cluster's configuration can't be used")?;
+        let admin = listen(settings.admin_listen, "--admin-listen").await?;
+        let control = listen(settings.control_listen, "--control-listen").await?;
+        let shared = Shared {
+            control_metrics: ControlMetrics::register(&metrics.registry)?,
+            leadership: Leadership::new(&timing),
+            health,
+            metrics,
+            watches: Watches::default(),
+            stores: Stores::default(),
+            outputs: OutputStores::default(),
+            directory: PodDirectory::new(),
+            source: ConfigSource::new(),
+            book: ReportBook::new(),
+            inputs: Signal::default(),
+            statuses: Touched::default(),
+            monitoring: MonitoringResults::default(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        };
+        Ok(Self { settings, timing, config, clients, admin, control, shared })
+    }
+
+    /// Where the admin port listens.
+    ///
+    /// # Errors
+    /// When the system can't tell.
+    pub fn admin_address(&self) -> std::io::Result<std::net::SocketAddr> {
+        self.admin.local_addr()
+    }
+
+    /// Where the control port listens.
+    ///
+    /// # Errors
+    /// When the system can't tell.
+    pub fn control_address(&self) -> std::io::Result<std::net::SocketAddr> {
+        self.control.local_addr()
+    }
+
+    /// Runs until `shutdown`, then gives the lease back, ends streams and returns within a few seconds.
+    ///
+    /// # Errors
+    /// When a client for the lease can't be made.
+    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let Self { settings, timing, config, clients, admin, control, shared } = self;
+        let stop = shared.stop.clone();
+        let address = settings.advertise.clone().map_or_else(|| control.local_addr().map(|address| address.to_string()), Ok)?;
+        let identity = lease::unique_identity(&settings.identity)?;
+        tracing::info!(identity, address, namespace = settings.namespace, "starting");
+        shared.serve_admin(admin);
+        shared.spawn(tend(shared.clone()));
+        let around = shared.start_stores(&clients);
+        let candidate = Candidate {
+            namespace: settings.namespace.clone(),
+            name: LEASE.to_owned(),
+            identity: identity.clone(),
+            address: address.clone(),
+            timing,
+        };
+        let lease_client = lease::client(config, &timing)?;
+        shared.spawn(lease::run(lease_client, candidate, shared.leadership.clone(), stop.clone()));
+        shared.spawn(shared.clone().serve_control(settings.clone(), clients.clone(), control, identity.clone(), address));
+        shared.spawn(shared.clone().reconcile(settings, clients, around, identity));
+        shutdown.cancelled().await;
+        tracing::info!("stopping");
+        stop.cancel();
+        shared.tasks.close();
+        if tokio::time::timeout(DRAIN, shared.tasks.wait()).await.is_err() {
+            tracing::warn!("not everything ended in time");
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn spawn<F>(&self, task: F)
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.tasks.spawn(task);
+    }
+
+    fn serve_admin(&self, listener: TcpListener) {
+        let stop = self.stop.clone();
+        let router = admin::router(self.health.clone(), self.metrics.clone());
+        self.spawn(async move {
+            let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
+            if let Err(error) = served {
+                tracing::error!(%error, "the admin port ended");
+            }
+        });
+    }
+
+    /// Watches for as long as the process lives: a list that is cut by the shutdown does no harm.
+    fn start_stores(&self, clients: &Clients) -> Surroundings {
+        let around = Surroundings {
+            clients: clients.clone(),
+            metrics: self.metrics.clone(),
+            watches: self.watches.clone(),
+            inputs: self.inputs.clone(),
+            statuses: self.statuses.clone(),
+            directory: self.directory.clone(),
+            stop: self.stop.clone(),
+            tasks: self.tasks.clone(),
+        };
+        stores::spawn(&self.stores, &around);
+        for kind in OutputKind::ALL.into_iter().filter(|kind| !kind.is_prometheus()) {
+            self.outputs.watch(kind, &around);
+        }
+        around
+    }
+
+    async fn serve_control(self, settings: Settings, clients: Clients, listener: TcpListener, identity: String, address: String) {
+        let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host).trim_matches(['[', ']']);
+        let names = Names::new(&settings.namespace, settings.sans.iter().cloned().chain([host.to_owned()]));
+        let store = CertificateStore::new(clients.call.clone(), &settings.namespace, self.leadership.clone());
+        let Some(tls) = store.tls(names, &self.stop).await else {
+            return;
+        };
+        let control = Control::new(ControlParts {
+            directory: self.directory.clone(),
+            source: self.source.clone(),
+            book: self.book.clone(),
+            verifier: TokenVerifier::new(clients.call),
+            leadership: self.leadership.clone(),
+            metrics: self.control_metrics.clone(),
+        });
+        self.forward(tls.clone(), identity);
+        let (maintained, stop) = (tls.clone(), self.stop.clone());
+        self.spawn(async move { store.maintain(&maintained, &stop).await });
+        self.health.set(Component::Control, Status::healthy());
+        serve(listener, tls, control, self.stop.clone()).await;
+        self.health.set(Component::Control, Status::unhealthy("the control port is closed"));
+    }
+
+    fn forward(&self, tls: Tls, identity: String) {
+        let forwarder = Forwarder { book: self.book.clone(), leadership: self.leadership.clone(), tls, identity };
+        self.spawn(forward(forwarder, self.stop.clone()));
+    }
+
+    /// Everything that needs filled stores.
+    async fn reconcile(self, settings: Settings, clients: Clients, around: Surroundings, identity: String) {
+        let (prometheus_sender, prometheus) = watch::channel(Prometheus::Missing);
+        let discovery = Discovery {
+            client: clients.call.clone(),
+            interval: settings.discovery_interval,
+            prometheus: prometheus_sender,
+            outputs: self.outputs.clone(),
+            around,
+            health: self.health.clone(),
+        };
+        self.spawn(discovery.run(self.stop.clone()));
+        let Some(synced) = self.stop.run_until_cancelled(self.stores.clone().synced(&self.watches)).await else {
+            return;
+        };
+        let (published_sender, published) = watch::channel(None);
+        self.start_writers(&clients, &synced, &published, identity);
+        let reconciler = Reconciler {
+            stores: synced,
+            inputs: self.inputs.subscribe(),
+            prometheus,
+            configurations: self.source.clone(),
+            published: published_sender,
+            debounce: settings.debounce,
+            monitoring_labels: settings.service_monitor_labels.into_iter().collect(),
+            metrics: self.metrics.clone(),
+        };
+        reconciler.run(self.stop.clone()).await;
+    }
+
+    fn start_writers(
+        &self,
+        clients: &Clients,
+        synced: &Synced,
+        published: &watch::Receiver<Option<Arc<Compiled>>>,
+        identity: String,
+    ) {
+        let (recorder, events) =
+            events::recorder(clients.call.clone(), self.leadership.clone(), identity, self.metrics.clone());
+        self.spawn(events.run(self.stop.clone()));
+        let applier = Applier {
+            client: clients.call.clone(),
+            leadership: self.leadership.clone(),
+            stores: self.outputs.clone(),
+            published: published.clone(),
+            monitoring: self.monitoring.clone(),
+            statuses: self.statuses.clone(),
+            metrics: self.metrics.clone(),
+        };
+        self.spawn(applier.run(self.stop.clone()));
+        let writer = StatusWriter {
+            client: clients.call.clone(),
+            leadership: self.leadership.clone(),
+            stores: synced.clone(),
+            published: published.clone(),
+            book: self.book.clone(),
+            monitoring: self.monitoring.clone(),
+            touched: self.statuses.clone(),
+            events: recorder,
+            metrics: self.metrics.clone(),
+        };
+        self.spawn(writer.run(self.stop.clone()));
+        self.spawn(count(synced.clone(), self.metrics.clone(), self.stop.clone()));
+    }
+}
+
+async fn listen(address: std::net::SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("can't listen on {address}: choose another {flag}"))
+}
+
+/// Keeps health and gauges true to what only shows with time.
+async fn tend(shared: Shared) {
+    let mut ticks = tokio::time::interval(TEND_EVERY);
+    while shared.stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        let leads = shared.leadership.role() == Role::Leader;
+        shared.metrics.leader.set(i64::from(leads));
+        shared.health.set(Component::Stores, stores_status(&shared.watches, Instant::now()));
+        shared.health.set(Component::Lease, lease_status(&shared.leadership, Instant::now()));
+    }
+}
+
+async fn count(synced: Synced, metrics: Metrics, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(TEND_EVERY * 5);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        count_conditions(&synced, &metrics);
+    }
+}
+
+fn stores_status(watches: &Watches, now: Instant) -> Status {
+    let (unlisted, failing) = (watches.unlisted(), watches.failing(now));
+    let errors: Vec<String> = failing.iter().map(|(kind, error)| format!("{kind}: {error}")).collect();
+    match (unlisted.is_empty(), errors.is_empty()) {
+        (true, true) => Status::healthy(),
+        (true, false) => Status::degraded(format!("watches fail, what is known stays in force: {}", errors.join("; "))),
+        (false, _) => Status::unhealthy(format!(
+            "not listed yet: {}; if it stays so, check the operator's role and run `kubectl apply --server-side -f crds/` {}",
+            unlisted.join(", "),
+            errors.join("; ")
+        )),
+    }
+}
+
+fn lease_status(leadership: &Leadership, now: Instant) -> Status {
+    match leadership.role() {
+        Role::Leader if leadership.may_write(now) => Status::healthy(),
+        Role::Leader => Status::degraded("the lease can't be renewed, so nothing is written"),
+        Role::Follower { leader: Some(_) } => Status::healthy(),
+        Role::Follower { leader: None } => Status::degraded("no replica is known to lead"),
+    }
+}

@@ -1,0 +1,206 @@
+//! `Settings`: what the operator is told at its start, by flags or `FUSEBOX_*` variables.
+//!
+//! It checks that the values fit together and must not act on them. Everything has a default that
+//! works in a cluster, because an operator that needs a page of flags is installed wrongly.
+
+use std::{net::SocketAddr, time::Duration};
+
+use clap::{Parser, ValueEnum};
+
+use crate::lease::{Timing, TimingError};
+
+const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
+const HOSTNAME_FILE: &str = "/proc/sys/kernel/hostname";
+const DEFAULT_NAMESPACE: &str = "fusebox-system";
+const MAX_DURATION: Duration = Duration::from_secs(3600);
+
+const EXAMPLES: &str = "Examples:
+  # In a cluster: the service account and the pod's name are found by themselves
+  fusebox-operator --advertise $(POD_IP):9443 --otlp-endpoint http://otel-collector:4317
+
+  # On a workstation, against the cluster of the current kubeconfig
+  KUBECONFIG=~/.kube/config fusebox-operator --namespace fusebox-system --advertise 127.0.0.1:9443 --san localhost
+
+  # Every flag can be a variable
+  FUSEBOX_LOG_FORMAT=text FUSEBOX_DEBOUNCE=50ms fusebox-operator";
+
+/// The Fusebox operator: turns resilience policies into sidecar configurations, and what the
+/// sidecars see into the policies' status. The cluster is that of KUBECONFIG, or the one it runs in.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "fusebox-operator", version, after_help = EXAMPLES)]
+pub struct Settings {
+    /// The operator's own namespace: its lease and certificates stand here. Default: the service account's, else fusebox-system.
+    #[arg(long, env = "FUSEBOX_NAMESPACE", default_value_t = own_namespace(), hide_default_value = true)]
+    pub namespace: String,
+    /// This replica's name in the lease and in logs, unique among replicas. Default: the host's (pod's) name.
+    #[arg(long, env = "FUSEBOX_IDENTITY", default_value_t = host_name(), hide_default_value = true)]
+    pub identity: String,
+    /// Where sidecars connect (TLS).
+    #[arg(long, env = "FUSEBOX_CONTROL_LISTEN", default_value = "0.0.0.0:9443")]
+    pub control_listen: SocketAddr,
+    /// Where health and metrics are answered (plain HTTP).
+    #[arg(long, env = "FUSEBOX_ADMIN_LISTEN", default_value = "0.0.0.0:9080")]
+    pub admin_listen: SocketAddr,
+    /// HOST:PORT at which other replicas reach this one's control port. Default: the control listener's own address.
+    #[arg(long, env = "FUSEBOX_ADVERTISE", value_parser = parse_authority)]
+    pub advertise: Option<String>,
+    /// One more DNS name or IP address for the control server's certificate; may be repeated.
+    #[arg(long = "san", env = "FUSEBOX_SAN", value_delimiter = ',')]
+    pub sans: Vec<String>,
+    /// How long a lease is valid after its last renewal.
+    #[arg(long, env = "FUSEBOX_LEASE_DURATION", default_value = "15s", value_parser = parse_duration)]
+    pub lease_duration: Duration,
+    /// How often the leader renews.
+    #[arg(long, env = "FUSEBOX_RENEW_INTERVAL", default_value = "5s", value_parser = parse_duration)]
+    pub renew_interval: Duration,
+    /// A leader that could not renew for this long stops writing; less than the lease's duration.
+    #[arg(long, env = "FUSEBOX_RENEW_DEADLINE", default_value = "10s", value_parser = parse_duration)]
+    pub renew_deadline: Duration,
+    /// The OTLP (gRPC) endpoint for traces, such as `http://otel-collector:4317`. Default: no traces.
+    #[arg(long, env = "FUSEBOX_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
+    /// How logs are written. Their level comes from RUST_LOG (default `info`).
+    #[arg(long, env = "FUSEBOX_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
+    pub log_format: LogFormat,
+    /// A label for generated ServiceMonitors and PrometheusRules, such as `release=prometheus`; may be repeated.
+    #[arg(long = "service-monitor-label", env = "FUSEBOX_SERVICE_MONITOR_LABEL", value_delimiter = ',', value_parser = parse_label)]
+    pub service_monitor_labels: Vec<(String, String)>,
+    /// How long changes are collected before they are compiled; under constant change at most five times this.
+    #[arg(long, env = "FUSEBOX_DEBOUNCE", default_value = "20ms", value_parser = parse_duration)]
+    pub debounce: Duration,
+    /// How often the operator looks whether the Prometheus CRDs and its own are there, at most 60s.
+    #[arg(long, env = "FUSEBOX_DISCOVERY_INTERVAL", default_value = "20s", value_parser = parse_duration)]
+    pub discovery_interval: Duration,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// Why settings don't fit together.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum SettingsError {
+    /// The lease's times leave no room.
+    #[error("--lease-duration, --renew-interval and --renew-deadline don't fit together")]
+    Timing(#[from] TimingError),
+    /// A flag that must not be empty is.
+    #[error("--{flag} must not be empty")]
+    Empty {
+        /// The flag.
+        flag: &'static str,
+    },
+    /// Discovery is too rare to notice a CRD within a minute.
+    #[error("--discovery-interval must be at most 60s")]
+    DiscoveryTooRare,
+}
+
+impl Settings {
+    /// Checks what one flag alone can't show, and gives the election's times.
+    ///
+    /// # Errors
+    /// [`SettingsError`] naming the flags.
+    pub fn check(&self) -> Result<Timing, SettingsError> {
+        for (flag, value) in [("namespace", &self.namespace), ("identity", &self.identity)] {
+            if value.is_empty() {
+                return Err(SettingsError::Empty { flag });
+            }
+        }
+        if self.discovery_interval > Duration::from_secs(60) {
+            return Err(SettingsError::DiscoveryTooRare);
+        }
+        Ok(Timing::new(self.lease_duration, self.renew_interval, self.renew_deadline)?)
+    }
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let signed: jiff::SignedDuration = text.parse().map_err(|_| "write a duration such as 20ms, 5s or 1m".to_owned())?;
+    match Duration::try_from(signed) {
+        Ok(duration) if duration > Duration::ZERO && duration <= MAX_DURATION => Ok(duration),
+        _ => Err(format!("must be more than 0s and at most {}s", MAX_DURATION.as_secs())),
+    }
+}
+
+fn parse_authority(text: &str) -> Result<String, String> {
+    let fix = || "write HOST:PORT, such as 10.0.0.7:9443".to_owned();
+    let authority: http::uri::Authority = text.parse().map_err(|_| fix())?;
+    match authority.port_u16() {
+        Some(port) if port > 0 && !authority.host().is_empty() && !text.contains('@') => Ok(text.to_owned()),
+        _ => Err(fix()),
+    }
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write KEY=VALUE, such as release=prometheus".to_owned()),
+    }
+}
+
+fn own_namespace() -> String {
+    first_word(NAMESPACE_FILE).unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned())
+}
+
+fn host_name() -> String {
+    first_word(HOSTNAME_FILE).unwrap_or_default()
+}
+
+fn first_word(path: &str) -> Option<String> {
+    let text = std::fs::read_to_string(path).ok()?;
+    text.split_whitespace().next().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Settings, clap::Error> {
+        Settings::try_parse_from(["fusebox-operator"].iter().chain(arguments))
+    }
+
+    #[test]
+    fn defaults_fit_together() {
+        let settings = parse(&[]).unwrap();
+        assert!(settings.check().is_ok());
+        assert_eq!((settings.debounce, settings.lease_duration), (Duration::from_millis(20), Duration::from_secs(15)));
+    }
+
+    #[test]
+    fn a_renew_deadline_beyond_the_lease_is_refused() {
+        let error = parse(&["--renew-deadline", "15s"]).unwrap().check().unwrap_err();
+        assert!(matches!(error, SettingsError::Timing(TimingError::NoMargin { .. })), "{error}");
+    }
+
+    #[test]
+    fn discovery_notices_within_a_minute() {
+        let error = parse(&["--discovery-interval", "61s"]).unwrap().check().unwrap_err();
+        assert_eq!(error, SettingsError::DiscoveryTooRare);
+    }
+
+    #[test]
+    fn durations_out_of_range_are_refused() {
+        for bad in ["0s", "-1s", "5", "1y", "2h", ""] {
+            assert!(parse(&["--debounce", bad]).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_advertised_address_needs_host_and_port() {
+        assert_eq!(parse(&["--advertise", "[::1]:9443"]).unwrap().advertise.as_deref(), Some("[::1]:9443"));
+        for bad in ["10.0.0.7", ":9443", "host:0", "host:99999", "user@host:1", "http://host:1"] {
+            assert!(parse(&["--advertise", bad]).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn labels_are_key_and_value() {
+        let settings = parse(&["--service-monitor-label", "release=prometheus,team=a=b"]).unwrap();
+        let expected = [("release", "prometheus"), ("team", "a=b")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+        assert_eq!(settings.service_monitor_labels, expected);
+        assert!(parse(&["--service-monitor-label", "release"]).is_err());
+    }
+}

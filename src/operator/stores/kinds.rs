@@ -1,0 +1,168 @@
+//! Which kinds are watched, how each is reduced, and whom its changes wake.
+//!
+//! The resources of our own group go through `DeserializeGuard`, so that one object that can't be
+//! read does not stop the others; it is left out and counted.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use fusebox_api::{CircuitBreakerPolicy, CircuitBreakerPolicyStatus};
+use fusebox_compiler::snapshot::{CircuitBreaker, Namespace, Pod, Service, Workload};
+use fusebox_policy::config::PolicyId;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::core::v1 as core;
+use kube::core::DeserializeGuard;
+use kube::{Api, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+
+use super::table::{Change, Reduced, Table};
+use super::watch::{Listed, Watch};
+use super::{Stores, Surroundings};
+use crate::control::{PodDirectory, PodEntry, PodRef, Sidecar};
+
+/// A policy as kept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PolicyRecord {
+    /// What is compiled.
+    pub policy: CircuitBreaker,
+    /// The status that stands; None where there is none or it can't be read.
+    pub status: Option<CircuitBreakerPolicyStatus>,
+    /// The version of the object that the status was read from.
+    pub resource_version: String,
+}
+
+impl Reduced for PolicyRecord {
+    fn decides_like(&self, other: &Self) -> bool {
+        self.policy == other.policy
+    }
+}
+
+macro_rules! decides_by_equality {
+    ($($kind:ty),+) => {
+        $(impl Reduced for $kind {
+            fn decides_like(&self, other: &Self) -> bool {
+                self == other
+            }
+        })+
+    };
+}
+
+decides_by_equality!(Service, Pod, Namespace, Workload);
+
+/// Starts all watches.
+pub fn spawn(stores: &Stores, around: &Surroundings) {
+    let client = &around.clients.watch;
+    spawn_policies(&stores.policies, around);
+    spawn_pods(&stores.pods, around);
+    let services = watch("services", Api::<core::Service>::all(client.clone()), &stores.services);
+    spawn_one(services, |object| Some(Service::from(object)), around);
+    let namespaces = watch("namespaces", Api::<core::Namespace>::all(client.clone()), &stores.namespaces);
+    spawn_one(namespaces, |object| Some(Namespace::from(object)), around);
+    let [deployments, stateful_sets, daemon_sets, jobs, cron_jobs] = &stores.workloads;
+    let workload = watch("deployments", Api::<Deployment>::all(client.clone()), deployments);
+    spawn_one(workload, |object| Some(Workload::from(object)), around);
+    let workload = watch("statefulsets", Api::<StatefulSet>::all(client.clone()), stateful_sets);
+    spawn_one(workload, |object| Some(Workload::from(object)), around);
+    let workload = watch("daemonsets", Api::<DaemonSet>::all(client.clone()), daemon_sets);
+    spawn_one(workload, |object| Some(Workload::from(object)), around);
+    let workload = watch("jobs", Api::<Job>::all(client.clone()), jobs);
+    spawn_one(workload, |object| Some(Workload::from(object)), around);
+    let workload = watch("cronjobs", Api::<CronJob>::all(client.clone()), cron_jobs);
+    spawn_one(workload, |object| Some(Workload::from(object)), around);
+}
+
+type Unreduced<K, R> = (&'static str, Api<K>, Table<R>);
+
+fn watch<K, R>(kind: &'static str, api: Api<K>, table: &Table<R>) -> Unreduced<K, R> {
+    (kind, api, table.clone())
+}
+
+fn spawn_one<K, R>((kind, api, table): Unreduced<K, R>, reduce: fn(&K) -> Option<R>, around: &Surroundings)
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    R: Reduced,
+{
+    let inputs = around.inputs.clone();
+    let tell = move |changes: Vec<Change<R>>, _| {
+        if changes.iter().any(Change::decides) {
+            inputs.ring();
+        }
+    };
+    around.watches.expect(kind);
+    let watch = Watch { kind, api, selector: None, table, reduce };
+    around.spawn(watch.follow(around.watches.clone(), around.metrics.clone(), tell));
+}
+
+fn spawn_policies(table: &Table<PolicyRecord>, around: &Surroundings) {
+    let (inputs, statuses) = (around.inputs.clone(), around.statuses.clone());
+    let tell = move |changes: Vec<Change<PolicyRecord>>, _| {
+        statuses.touch(changes.iter().filter(|change| status_differs(change)).map(|change| PolicyId {
+            namespace: change.name.namespace.clone(),
+            name: change.name.name.clone(),
+        }));
+        if changes.iter().any(Change::decides) {
+            inputs.ring();
+        }
+    };
+    let kind = "circuitbreakerpolicies";
+    around.watches.expect(kind);
+    let api = Api::<DeserializeGuard<CircuitBreakerPolicy>>::all(around.clients.watch.clone());
+    let watch = Watch { kind, api, selector: None, table: table.clone(), reduce: policy_record };
+    around.spawn(watch.follow(around.watches.clone(), around.metrics.clone(), tell));
+}
+
+fn status_differs(change: &Change<PolicyRecord>) -> bool {
+    let status = |record: &Option<Arc<PolicyRecord>>| record.as_ref().and_then(|record| record.status.clone());
+    status(&change.old) != status(&change.new)
+}
+
+fn policy_record(object: &DeserializeGuard<CircuitBreakerPolicy>) -> Option<PolicyRecord> {
+    match &object.0 {
+        Ok(policy) => Some(PolicyRecord {
+            policy: CircuitBreaker::from(policy),
+            status: policy.status.clone(),
+            resource_version: policy.resource_version().unwrap_or_default(),
+        }),
+        Err(invalid) => {
+            let metadata = &invalid.metadata;
+            tracing::warn!(namespace = metadata.namespace, name = metadata.name, error = invalid.error, "policy can't be read");
+            None
+        }
+    }
+}
+
+fn spawn_pods(table: &Table<Pod>, around: &Surroundings) {
+    let (inputs, directory, pods) = (around.inputs.clone(), around.directory.clone(), table.clone());
+    let tell = move |changes: Vec<Change<Pod>>, listed| {
+        match listed {
+            Listed::Anew => directory.replace(pods.map(pod_entry)),
+            Listed::Before => changes.iter().for_each(|change| enter(change, &directory)),
+        }
+        if changes.iter().any(Change::decides) {
+            inputs.ring();
+        }
+    };
+    around.watches.expect("pods");
+    let api = Api::<core::Pod>::all(around.clients.watch.clone());
+    let watch = Watch { kind: "pods", api, selector: None, table: table.clone(), reduce: Pod::from_object };
+    around.spawn(watch.follow(around.watches.clone(), around.metrics.clone(), tell));
+}
+
+fn enter(change: &Change<Pod>, directory: &PodDirectory) {
+    let stays = |old: &Pod| change.new.as_ref().is_some_and(|new| new.uid == old.uid);
+    if let Some(old) = change.old.as_ref().filter(|old| !stays(old)) {
+        directory.remove(&old.uid);
+    }
+    if let Some(new) = &change.new {
+        directory.insert(pod_entry(new));
+    }
+}
+
+fn pod_entry(pod: &Pod) -> PodEntry {
+    PodEntry {
+        pod: PodRef { namespace: pod.namespace.clone(), name: pod.name.clone(), uid: pod.uid.clone() },
+        workload: pod.workload.clone(),
+        sidecar: if pod.sidecar { Sidecar::Present } else { Sidecar::Absent },
+    }
+}
