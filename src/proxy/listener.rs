@@ -3,7 +3,6 @@
 //! It must bound everything a client can make it hold: connections, headers, the time to send them.
 //! When the proxy drains, requests in flight are finished and then each connection is closed.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,30 +62,30 @@ impl Serving {
                 accepted = self.next(&listener) => accepted,
             };
             match accepted {
-                Some((stream, _peer, slot)) => self.spawn(stream, index, slot),
+                Some((stream, slot)) => self.spawn(stream, index, slot),
                 None => return,
             }
         }
     }
 
     /// The next connection, once there is room for it; none when the bound was taken away.
-    async fn next(&self, listener: &TcpListener) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-        let slot = match Arc::clone(&self.slots).try_acquire_owned() {
-            Ok(slot) => slot,
-            Err(_) => {
-                self.enforcer.counters().waited();
-                Arc::clone(&self.slots).acquire_owned().await.ok()?
-            }
-        };
-        loop {
+    async fn next(&self, listener: &TcpListener) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+        let stream = loop {
             match listener.accept().await {
-                Ok((stream, peer)) => return Some((stream, peer, slot)),
+                Ok((stream, _peer)) => break stream,
                 Err(error) => {
                     tracing::warn!(%error, "connection could not be accepted");
                     tokio::time::sleep(ACCEPT_REST).await;
                 }
             }
+        };
+        // Only now, or listeners that nobody calls would hold room that others need.
+        if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
+            return Some((stream, slot));
         }
+        self.enforcer.counters().waited();
+        let slot = Arc::clone(&self.slots).acquire_owned().await.ok()?;
+        Some((stream, slot))
     }
 
     fn spawn(&self, stream: TcpStream, index: usize, slot: OwnedSemaphorePermit) {

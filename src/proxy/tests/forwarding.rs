@@ -54,9 +54,10 @@ async fn a_connection_over_the_bound_waits_and_is_counted() {
     let upstream = Upstream::start().await;
     let mut options = options();
     options.max_connections = 1;
+    options.inbound = vec![format!("127.0.0.1:0={}", upstream.address).parse().unwrap()];
     options.upstream = vec![format!("shop/payments={}", upstream.address).parse().unwrap()];
     let proxy = Proxy::start(options).await.unwrap();
-    let [address, admin] = [0, 1].map(|index| proxy.listeners()[index].address);
+    let [address, admin] = [1, 2].map(|index| proxy.listeners()[index].address);
     let mut first = Client::connect(address).await;
     first.get("/").await;
     let second = tokio::spawn(async move { get(address, "/").await });
