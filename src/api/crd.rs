@@ -37,9 +37,13 @@ fn tidied(mut definition: CustomResourceDefinition) -> CustomResourceDefinition 
     definition
 }
 
-/// Drops `nullable` (the API server then treats null as absent) and number formats that Kubernetes does not know.
+/// Drops `nullable` (the API server then treats null as absent), number formats that Kubernetes does not know, and
+/// the line breaks of our source, which `kubectl explain` would keep.
 fn tidy(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
+    if let Some(description) = &mut schema.description {
+        *description = description.replace('\n', " ");
+    }
     if schema.format.as_deref().is_some_and(|format| format.starts_with("uint")) {
         schema.format = None;
     }

@@ -5,6 +5,8 @@
 
 // The schema derive repeats each type inside a function, where `pub` reaches nobody.
 #![allow(unreachable_pub)]
+// Each printer column repeats the names of its attributes.
+#![allow(clippy::duplicated_attributes)]
 
 pub mod circuit_breaker;
 pub mod common;

@@ -130,11 +130,11 @@ impl<'a> Heard<'a> {
     }
 
     fn target_status(&self, target: &TargetPlan, rule: &str) -> TargetStatus {
-        let tally = self.tally(|key| key.target == target.target && key.rule == rule);
         let (accepted, message) = match &target.verdict {
             Verdict::Accepted => (true, overruled_words(&target.overruled)),
             Verdict::Refused(refusal) => (false, refusal.to_string()),
         };
+        let tally = self.tally(|key| accepted && key.target == target.target && key.rule == rule);
         TargetStatus {
             reference: target.reference.clone(),
             rule: rule.to_owned(),
