@@ -122,3 +122,6 @@ impl PodReport {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,165 @@
+//! Tests of what golden files can't show: a status over time, bounds, and the order of things.
+
+use fusebox_policy::config::{BreakerKey, PolicyId, WorkloadId};
+use fusebox_policy::report::BreakerState;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+use super::*;
+use crate::check::File;
+use crate::plan::{Plan, compile};
+
+const MANIFESTS: &str = "
+{apiVersion: v1, kind: Namespace, metadata: {name: shop}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: pay, namespace: shop}, spec: {clusterIP: 10.0.0.1, selector: {app: pay}, ports: [{port: 80}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: cart, namespace: shop, uid: uid-cart, labels: {fusebox.dev/sidecar: injected}}, status: {conditions: [{type: Ready, status: \"True\"}]}}
+---
+{apiVersion: fusebox.dev/v1alpha1, kind: CircuitBreakerPolicy, metadata: {name: guard, namespace: shop, uid: uid-guard, generation: 2}, spec: {targetRefs: [{name: pay}]}}
+";
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_772_366_400 + second).unwrap()
+}
+
+fn plan() -> Plan {
+    let files = [File { name: "in.yaml", text: MANIFESTS }];
+    compile(&crate::manifest::load(&files, at(0)).unwrap())
+}
+
+fn guard(plan: &Plan) -> &PolicyPlan {
+    &plan.policies[&PolicyId { namespace: "shop".into(), name: "guard".into() }]
+}
+
+/// The one pod is heard, enforces the plan, and says this of its breaker.
+fn heard(policy: &PolicyPlan, state: BreakerState) -> Reports {
+    let report = PodReport {
+        connection: Connection::Connected,
+        acked: vec![policy.version.clone()],
+        nack: None,
+        breakers: vec![breaker(policy.pods["uid-cart"].breakers[0].clone(), state)],
+    };
+    Reports {
+        pods: BTreeMap::from([("uid-cart".to_owned(), report)]),
+        completeness: Completeness::Complete,
+        monitoring: BTreeMap::new(),
+    }
+}
+
+fn breaker(key: BreakerKey, state: BreakerState) -> BreakerReport {
+    BreakerReport {
+        key,
+        state,
+        forced: None,
+        mode: fusebox_policy::config::Mode::Enforce,
+        since_unix_ms: at(0).as_millisecond(),
+        failure_percent: Some(33.4),
+        trips: 1,
+        last_trip_unix_ms: None,
+        rejected: 0,
+        reason: "ConsecutiveFailures".into(),
+        next_probe_unix_ms: None,
+    }
+}
+
+fn condition<'a>(status: &'a CircuitBreakerPolicyStatus, kind: &str) -> &'a Condition {
+    status.conditions.iter().find(|condition| condition.type_ == kind).unwrap()
+}
+
+#[test]
+fn a_condition_keeps_its_time_until_its_status_changes() {
+    let plan = plan();
+    let policy = guard(&plan);
+    let first = fold(policy, &heard(policy, BreakerState::Open), at(0), None);
+    let second = fold(policy, &heard(policy, BreakerState::HalfOpen), at(60), Some(&first));
+    assert_eq!(condition(&second, "Tripped").last_transition_time.0, at(0));
+    let third = fold(policy, &heard(policy, BreakerState::Closed), at(90), Some(&second));
+    assert_eq!(condition(&third, "Tripped").last_transition_time.0, at(90));
+    assert_eq!(condition(&third, "Ready").last_transition_time.0, at(0));
+}
+
+#[test]
+fn the_same_input_gives_the_same_status_at_any_later_time() {
+    let plan = plan();
+    let policy = guard(&plan);
+    let reports = heard(policy, BreakerState::Open);
+    let first = fold(policy, &reports, at(0), None);
+    assert_eq!(fold(policy, &reports, at(3_600), Some(&first)), first);
+}
+
+#[test]
+fn an_open_breaker_is_tripped_and_ready() {
+    let plan = plan();
+    let policy = guard(&plan);
+    let status = fold(policy, &heard(policy, BreakerState::Open), at(0), None);
+    assert_eq!(condition(&status, "Tripped").status, "True");
+    assert_eq!(condition(&status, "Ready").status, "True");
+    assert_eq!(status.summary.unwrap().failure_percent, Some(33));
+}
+
+#[test]
+fn a_new_listener_keeps_what_stands_until_pods_had_the_time_to_speak() {
+    let plan = plan();
+    let policy = guard(&plan);
+    let before = fold(policy, &heard(policy, BreakerState::Open), at(0), None);
+    let settling = fold(policy, &Reports::default(), at(5), Some(&before));
+    assert_eq!((settling.state, &settling.targets), (before.state, &before.targets));
+    assert_eq!(condition(&settling, "Programmed").status, "True");
+    let complete = Reports { completeness: Completeness::Complete, ..Reports::default() };
+    let after = fold(policy, &complete, at(30), Some(&settling));
+    assert_eq!(after.state, Some(fusebox_api::status::State::Unknown));
+    assert_eq!(condition(&after, "Programmed").reason, "Pending");
+}
+
+#[test]
+fn a_refusal_of_an_older_revision_is_forgotten() {
+    let plan = plan();
+    let policy = guard(&plan);
+    let mut reports = heard(policy, BreakerState::Closed);
+    let nack = Nack { revision: "older".into(), error: "no".into() };
+    reports.pods.get_mut("uid-cart").unwrap().nack = Some(nack);
+    assert_eq!(condition(&fold(policy, &reports, at(0), None), "Programmed").status, "True");
+}
+
+#[test]
+fn an_acknowledgement_of_an_older_generation_does_not_count() {
+    let plan = plan();
+    let policy = guard(&plan);
+    let mut reports = heard(policy, BreakerState::Closed);
+    reports.pods.get_mut("uid-cart").unwrap().acked[0].generation = 1;
+    assert_eq!(condition(&fold(policy, &reports, at(0), None), "Programmed").reason, "Pending");
+}
+
+#[test]
+fn a_breaker_of_another_policy_in_a_bound_pod_is_not_heard() {
+    let plan = plan();
+    let policy = guard(&plan);
+    let mut reports = heard(policy, BreakerState::Open);
+    reports.pods.get_mut("uid-cart").unwrap().breakers[0].key.policy.name = "other".into();
+    let status = fold(policy, &reports, at(0), None);
+    assert_eq!(status.state, Some(fusebox_api::status::State::Closed));
+}
+
+#[test]
+fn more_targets_than_the_bound_are_left_out_and_said_so() {
+    let mut files = MANIFESTS.to_owned();
+    let rules: Vec<String> =
+        (0..16).map(|index| format!("{{name: r{index}, match: {{path: {{value: /r{index}}}}}}}")).collect();
+    let targets: Vec<String> = (0..16).map(|index| format!("{{name: s{index}}}")).collect();
+    files += &format!(
+        "---\n{{apiVersion: fusebox.dev/v1alpha1, kind: CircuitBreakerPolicy, metadata: {{name: big, namespace: shop}}, spec: {{targetRefs: [{}], rules: [{}]}}}}\n",
+        targets.join(", "),
+        rules.join(", ")
+    );
+    for index in 0..16 {
+        files += &format!(
+            "---\n{{apiVersion: v1, kind: Service, metadata: {{name: s{index}, namespace: shop}}, spec: {{clusterIP: 10.0.1.{index}, ports: [{{port: 80}}]}}}}\n"
+        );
+    }
+    let plan = compile(&crate::manifest::load(&[File { name: "in.yaml", text: &files }], at(0)).unwrap());
+    let big = &plan.policies[&PolicyId { namespace: "shop".into(), name: "big".into() }];
+    let status = fold(big, &Reports::default(), at(0), None);
+    assert_eq!((status.targets.len(), status.truncated), (fusebox_api::status::MAX_TARGETS, true));
+    let workload = WorkloadId { namespace: "shop".into(), kind: "Pod".into(), name: "cart".into() };
+    assert_eq!(plan.workloads[&workload].config.outbound.len(), 17);
+}
