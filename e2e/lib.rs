@@ -1,1 +1,14 @@
-//! Tests on real parts.
+//! The whole of Fusebox on real parts: an API server, operator processes, proxy processes, upstreams.
+//!
+//! Owns what the end-to-end tests, the demo and the measurements share. It must not look inside the parts: they are
+//! started as programs and spoken to as their users speak to them, because that is what is to be shown.
+
+pub mod fleet;
+pub mod operator;
+pub mod scene;
+pub mod sidecar;
+
+pub use fleet::Fleet;
+pub use operator::{OperatorOptions, OperatorProcess};
+pub use scene::Shop;
+pub use sidecar::{Sidecar, SidecarOptions};

@@ -40,6 +40,13 @@ pub enum Behaviour {
         /// As in 503.
         status: StatusCode,
     },
+    /// Requests whose path ends so with `status`, all others with 200.
+    FailPaths {
+        /// As in `/fail`.
+        ending: &'static str,
+        /// As in 503.
+        status: StatusCode,
+    },
     /// Not at all: the request is read and the connection stays open.
     Hang,
     /// The connection is closed without an answer.
@@ -216,6 +223,7 @@ async fn serve_connection(stream: TcpStream, shared: Arc<Shared>) -> Result<(), 
 async fn answer(request: Request<Incoming>, shared: &Shared) -> Result<Response<Full<Bytes>>, Closed> {
     let number = shared.requests.fetch_add(1, Ordering::SeqCst) + 1;
     let (head, body) = request.into_parts();
+    let path = head.uri.path().to_owned();
     shared.remember(ReceivedHead { method: head.method, uri: head.uri, headers: head.headers });
     body.collect().await.map_err(|_| Closed)?;
     let settings = lock(&shared.settings).clone();
@@ -225,7 +233,8 @@ async fn answer(request: Request<Incoming>, shared: &Shared) -> Result<Response<
     let status = match settings.behaviour {
         Behaviour::Answer(status) => status,
         Behaviour::FailEvery { nth, status } if number.is_multiple_of(nth.get()) => status,
-        Behaviour::FailEvery { .. } => StatusCode::OK,
+        Behaviour::FailPaths { ending, status } if path.ends_with(ending) => status,
+        Behaviour::FailEvery { .. } | Behaviour::FailPaths { .. } => StatusCode::OK,
         Behaviour::Hang => std::future::pending().await,
         Behaviour::CloseConnection => return Err(Closed),
     };

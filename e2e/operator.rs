@@ -1,0 +1,106 @@
+//! One operator process.
+//!
+//! Owns its flags and its life. It must not be configured in any way a user could not.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use fusebox_testkit::Port;
+use fusebox_testkit::process::{Process, ProcessBuilder};
+
+use crate::fleet::{PATIENCE, SYSTEM_NAMESPACE};
+
+/// What may differ between tests.
+#[derive(Clone, Debug)]
+pub struct OperatorOptions {
+    /// Lease duration, renew interval and renew deadline, as flags take them.
+    pub lease: (&'static str, &'static str, &'static str),
+    /// Where spans go.
+    pub otlp_endpoint: Option<String>,
+}
+
+/// A running `fusebox-operator`.
+pub struct OperatorProcess {
+    /// The process, to be stopped, frozen or killed.
+    pub process: Process,
+    identity: String,
+    control: Port,
+    admin: Port,
+}
+
+impl Default for OperatorOptions {
+    fn default() -> Self {
+        Self { lease: ("15s", "5s", "10s"), otlp_endpoint: None }
+    }
+}
+
+impl OperatorOptions {
+    /// A lease short enough for a test to wait for its end.
+    #[must_use]
+    pub fn short_lease() -> Self {
+        Self { lease: ("4s", "1s", "3s"), ..Self::default() }
+    }
+}
+
+impl OperatorProcess {
+    /// Starts an operator and waits until it says that it is ready.
+    ///
+    /// # Errors
+    /// When it isn't in time.
+    pub async fn start(identity: &str, kubeconfig: &Path, options: &OperatorOptions) -> Result<Self> {
+        let (control, admin) = (Port::reserve()?, Port::reserve()?);
+        let (duration, interval, deadline) = options.lease;
+        let mut arguments: Vec<String> = [
+            ("--namespace", SYSTEM_NAMESPACE),
+            ("--identity", identity),
+            ("--control-listen", &control.address().to_string()),
+            ("--admin-listen", &admin.address().to_string()),
+            ("--advertise", &control.address().to_string()),
+            ("--san", "127.0.0.1"),
+            ("--lease-duration", duration),
+            ("--renew-interval", interval),
+            ("--renew-deadline", deadline),
+        ]
+        .iter()
+        .flat_map(|(flag, value)| [(*flag).to_owned(), (*value).to_owned()])
+        .collect();
+        if let Some(endpoint) = &options.otlp_endpoint {
+            arguments.extend(["--otlp-endpoint".to_owned(), endpoint.clone()]);
+        }
+        let process = ProcessBuilder::binary("fusebox-operator")?
+            .args(&arguments)
+            .env("KUBECONFIG", kubeconfig)
+            .start()
+            .with_context(|| format!("cannot start operator {identity}"))?;
+        let mut operator = Self { process, identity: identity.to_owned(), control, admin };
+        operator.ready().await?;
+        Ok(operator)
+    }
+
+    /// Waits until it says that it is ready.
+    ///
+    /// # Errors
+    /// When it doesn't within [`PATIENCE`].
+    pub async fn ready(&mut self) -> Result<()> {
+        self.process.wait_for_http(self.admin.address(), "/health/ready", PATIENCE).await
+    }
+
+    /// Its name in the lease, and the user it is to the API server.
+    #[must_use]
+    pub fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    /// Where proxies connect.
+    #[must_use]
+    pub fn control_url(&self) -> String {
+        format!("https://{}", self.control.address())
+    }
+
+    /// Its admin port.
+    #[must_use]
+    pub fn admin(&self) -> SocketAddr {
+        self.admin.address()
+    }
+}

@@ -1,0 +1,14 @@
+//! End-to-end tests: one file for each subject, all on real processes.
+
+#[path = "tests/cases.rs"]
+mod cases;
+#[path = "tests/flapping.rs"]
+mod flapping;
+#[path = "tests/kubectl.rs"]
+mod kubectl;
+#[path = "tests/leader.rs"]
+mod leader;
+#[path = "tests/operator_gone.rs"]
+mod operator_gone;
+#[path = "tests/spine.rs"]
+mod spine;
