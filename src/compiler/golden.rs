@@ -120,6 +120,32 @@ fn every_golden_file_is_as_it_was() {
 }
 
 #[test]
+fn a_thousand_policies_and_two_hundred_pods_compile_in_seconds() {
+    let mut text = String::from("{apiVersion: v1, kind: Namespace, metadata: {name: shop}}\n");
+    for index in 0..1_000 {
+        text += &format!(
+            "---\n{{apiVersion: v1, kind: Service, metadata: {{name: s{index}, namespace: shop}}, spec: {{clusterIP: 10.0.0.1, selector: {{app: a{index}}}, ports: [{{port: 80}}]}}}}\n"
+        );
+        text += &format!(
+            "---\n{{apiVersion: fusebox.dev/v1alpha1, kind: CircuitBreakerPolicy, metadata: {{name: p{index}, namespace: shop}}, spec: {{targetRefs: [{{name: s{index}}}]}}}}\n"
+        );
+    }
+    for index in 0..200 {
+        text += &format!(
+            "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: web-{index}, namespace: shop, uid: u{index}, labels: {{pod-template-hash: abc, fusebox.dev/sidecar: injected}}, ownerReferences: [{{apiVersion: apps/v1, kind: ReplicaSet, name: web-abc, uid: r, controller: true}}]}}}}\n"
+        );
+    }
+    let snapshot = manifest::load(&[File { name: "in.yaml", text: &text }], now()).unwrap();
+    let begun = std::time::Instant::now();
+    let plan = compile(&snapshot);
+    let taken = begun.elapsed();
+    assert_eq!((plan.policies.len(), plan.workloads.len()), (1_000, 1));
+    // A wide margin over what it takes, since other tests share the machine: it must not be quadratic.
+    assert!(taken < std::time::Duration::from_secs(5), "took {taken:?}");
+    println!("compiled in {taken:?}");
+}
+
+#[test]
 fn the_order_of_objects_decides_nothing() {
     for entry in std::fs::read_dir(directory()).unwrap() {
         let path = entry.unwrap().path();

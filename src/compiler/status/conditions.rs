@@ -168,11 +168,14 @@ fn ready(parts: &[&Draft]) -> Draft {
 
 fn tripped(input: &Input<'_>) -> Draft {
     let Observed { state, summary, reporting, .. } = input.observed;
-    let shadow = if input.plan.mode == Mode::Shadow { "; mode Shadow refuses nothing" } else { "" };
+    if input.plan.mode == Mode::Disabled {
+        return no("Tripped", Reason::Disabled.as_str(), "mode Disabled has no breakers".to_owned());
+    }
+    let shadow = if input.plan.mode == Mode::Shadow { " if mode were Enforce" } else { "" };
     let open = |words: &str| {
         let why =
             if input.observed.reason.is_empty() { String::new() } else { format!(" ({})", input.observed.reason) };
-        let message = format!("{words}: open on {} pods{why}{shadow}; status.targets says where", summary.open);
+        let message = format!("{words}{shadow}: open on {} pods{why}; status.targets says where", summary.open);
         Draft { kind: "Tripped", status: "True", reason: state_word(*state), message }
     };
     match state {
