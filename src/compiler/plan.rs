@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use fusebox_api::common::{Mode, TargetRef};
 use fusebox_policy::config::{
@@ -207,8 +208,8 @@ pub struct BoundPod {
     pub revision: String,
     /// Whether it is Ready; only Ready pods count for `Programmed`.
     pub readiness: Readiness,
-    /// The policy's breakers in it, sorted; none where the policy is disabled.
-    pub breakers: Vec<BreakerKey>,
+    /// The policy's breakers in it, sorted, shared by the workload's pods; none where the policy is disabled.
+    pub breakers: Arc<[BreakerKey]>,
 }
 
 /// Whether a pod is Ready.

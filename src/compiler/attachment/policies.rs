@@ -3,6 +3,7 @@
 //! It must only tell: every decision has been made before, and status and `explain` read it here.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use fusebox_api::common::{Mode, Side};
 use fusebox_policy::config::{BreakerKey, PolicyId, PolicyVersion, WorkloadId};
@@ -116,6 +117,7 @@ impl Attachments<'_> {
         let mut bound = BTreeMap::new();
         for (workload, keys) in breakers {
             let Some(plan) = workloads.get(workload) else { continue };
+            let keys: Arc<[BreakerKey]> = keys.into_iter().collect();
             for pod in self.fleet.pods_of(workload).filter(|pod| pod.sidecar) {
                 bound.insert(uid_of(pod), bound_pod(pod, plan, &keys));
             }
@@ -187,14 +189,14 @@ fn keys(judged: &Judged<'_>, target: &JudgedTarget<'_>, direction: &Direction) -
     judged.rules.iter().map(key).collect()
 }
 
-fn bound_pod(pod: &Pod, plan: &WorkloadPlan, keys: &BTreeSet<BreakerKey>) -> BoundPod {
+fn bound_pod(pod: &Pod, plan: &WorkloadPlan, keys: &Arc<[BreakerKey]>) -> BoundPod {
     BoundPod {
         namespace: pod.namespace.clone(),
         name: pod.name.clone(),
         workload: pod.workload.clone(),
         revision: plan.revision.clone(),
         readiness: if pod.ready { Readiness::Ready } else { Readiness::NotReady },
-        breakers: keys.iter().cloned().collect(),
+        breakers: Arc::clone(keys),
     }
 }
 
