@@ -77,6 +77,7 @@ enum Part {
 
 /// A finding without file and place.
 pub(crate) struct Found {
+    severity: Severity,
     layer: Layer,
     path: Path,
     message: String,
@@ -112,7 +113,7 @@ fn check_document(file: &File<'_>, document: &Node) -> Vec<Finding> {
     found
         .into_iter()
         .map(|found| Finding {
-            severity: Severity::Error,
+            severity: found.severity,
             layer: found.layer,
             file: file.name.to_owned(),
             place: place(&found),
@@ -125,7 +126,12 @@ fn check_document(file: &File<'_>, document: &Node) -> Vec<Finding> {
 
 impl Found {
     pub(crate) fn new(layer: Layer, path: Path, message: impl Into<String>) -> Self {
-        Self { layer, path, message: message.into(), fix: String::new() }
+        Self { severity: Severity::Error, layer, path, message: message.into(), fix: String::new() }
+    }
+
+    pub(crate) fn into_warning(mut self) -> Self {
+        self.severity = Severity::Warning;
+        self
     }
 
     pub(crate) fn with_fix(mut self, fix: impl Into<String>) -> Self {

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use super::{Found, Layer, Path};
 use crate::yaml::{Content, Node};
 
-/// Findings about keys.
+/// Findings about keys and words.
 pub(super) fn words(document: &Node) -> Vec<Found> {
     let mut found = Vec::new();
     visit(document, &Path::default(), &mut found);
@@ -16,7 +16,13 @@ pub(super) fn words(document: &Node) -> Vec<Found> {
 
 fn visit(node: &Node, path: &Path, found: &mut Vec<Found>) {
     match &node.content {
-        Content::Scalar { .. } => {}
+        Content::Scalar { value, word } => {
+            if let Some(word) = word {
+                let message = format!("the word {word} is a boolean in YAML 1.1, so kubectl sends {value}");
+                let fix = format!("write \"{word}\" in quotes, or {value}");
+                found.push(Found::new(Layer::Syntax, path.clone(), message).into_warning().with_fix(fix));
+            }
+        }
         Content::List(items) => {
             for (index, item) in items.iter().enumerate() {
                 visit(item, &path.index(index), found);

@@ -50,6 +50,15 @@ fn documents_of_others_pass_and_each_of_ours_is_checked() {
 }
 
 #[test]
+fn words_that_yaml_1_1_takes_for_booleans_are_told() {
+    let text = "apiVersion: fusebox.dev/v1alpha1\nkind: CircuitBreakerPolicy\nmetadata: {name: a}\nspec:\n  targetRefs: [{name: pay}]\n  mode: off\n  on: x\n";
+    let said: Vec<(Severity, String)> = findings(text).into_iter().map(|it| (it.severity, it.field)).collect();
+    assert!(said.contains(&(Severity::Warning, "spec.mode".to_owned())), "{said:?}");
+    assert!(said.contains(&(Severity::Error, "spec.mode".to_owned())), "{said:?}");
+    assert!(said.contains(&(Severity::Error, "spec.true".to_owned())), "{said:?}");
+}
+
+#[test]
 fn text_that_is_no_yaml_is_one_finding() {
     let found = findings("spec: [1, 2\n");
     assert_eq!((found.len(), found[0].layer), (1, Layer::Syntax));
