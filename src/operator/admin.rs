@@ -22,7 +22,6 @@ struct Admin {
 }
 
 /// The routes of the admin port.
-#[must_use]
 pub fn router(health: Health, metrics: Metrics) -> Router {
     Router::new()
         .route("/health/live", get(|| async { "ok\n" }))
@@ -52,6 +51,8 @@ async fn full(Shared(admin): Shared<Admin>) -> Response {
 async fn metrics_text(Shared(admin): Shared<Admin>) -> Response {
     match admin.metrics.text() {
         Ok(text) => ([(header::CONTENT_TYPE, METRICS_TYPE)], text).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("metrics can't be written: {error}\n")).into_response(),
+        Err(error) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("metrics can't be written: {error}\n")).into_response()
+        }
     }
 }

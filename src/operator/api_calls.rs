@@ -162,9 +162,9 @@ where
 
     fn poll_ready(&mut self, ctx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         let budget = &self.budget;
-        let turn = self.turn.get_or_insert_with(|| {
-            Box::pin(tokio::time::sleep(budget.line.lock().bucket.reserve(Instant::now())))
-        });
+        let turn = self
+            .turn
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(budget.line.lock().bucket.reserve(Instant::now()))));
         ready!(turn.poll_unpin(ctx));
         self.inner.poll_ready(ctx)
     }

@@ -73,8 +73,7 @@ mod tests {
     fn the_burst_passes_and_then_one_an_interval() {
         let start = Instant::now();
         let mut bucket = Bucket::new(ALLOWANCE, start);
-        let passed: Vec<u64> =
-            (0..60).filter(|second| bucket.take(start + Duration::from_secs(*second))).collect();
+        let passed: Vec<u64> = (0..60).filter(|second| bucket.take(start + Duration::from_secs(*second))).collect();
         assert_eq!(passed, [0, 1, 2, 10, 20, 30, 40, 50]);
     }
 

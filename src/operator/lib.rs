@@ -27,3 +27,5 @@ pub mod touched;
 
 #[cfg(test)]
 mod cluster_tests;
+#[cfg(test)]
+mod operator_tests;

@@ -80,7 +80,8 @@ impl Metrics {
                 &["kind", "policy_namespace", "policy"],
             )?,
             leader: make.gauge("leader", "1 while this replica holds the lease")?,
-            proxies_known: make.gauge("proxies_known", "Sidecars of this replica, and on the leader also of its followers")?,
+            proxies_known: make
+                .gauge("proxies_known", "Sidecars of this replica, and on the leader also of its followers")?,
             status_writes: make.counters("status_writes_total", "Status writes that were sent", &["kind"])?,
             events: make.counters("events_total", "Events that were written", &["reason"])?,
             events_dropped: make.counters("events_dropped_total", "Events that were not written", &["why"])?,
@@ -111,7 +112,10 @@ impl Metrics {
 struct Maker(Registry);
 
 impl Maker {
-    fn registered<C: prometheus::core::Collector + Clone + 'static>(&self, collector: C) -> Result<C, prometheus::Error> {
+    fn registered<C: prometheus::core::Collector + Clone + 'static>(
+        &self,
+        collector: C,
+    ) -> Result<C, prometheus::Error> {
         self.0.register(Box::new(collector.clone()))?;
         Ok(collector)
     }

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fusebox_compiler::{Plan, compile};
 use fusebox_compiler::snapshot::Prometheus;
+use fusebox_compiler::{Plan, compile};
 use fusebox_policy::config::{PolicyId, WorkloadId};
 use jiff::Timestamp;
 use opentelemetry::Context;
@@ -107,9 +107,8 @@ impl Reconciler {
     }
 
     async fn changed(&mut self, recompile_at: Option<Timestamp>) {
-        let pause = recompile_at.map(|at| {
-            Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default() + AFTER_OVERRIDE
-        });
+        let pause = recompile_at
+            .map(|at| Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default() + AFTER_OVERRIDE);
         tokio::select! {
             Ok(()) = self.inputs.changed() => {}
             Ok(()) = self.prometheus.changed() => {}
@@ -131,7 +130,8 @@ impl Reconciler {
 
     /// One round. It returns when to compile again although nothing changes.
     async fn reconcile(&mut self) -> Option<Timestamp> {
-        let span = tracing::info_span!("reconcile", policies = tracing::field::Empty, workloads = tracing::field::Empty);
+        let span =
+            tracing::info_span!("reconcile", policies = tracing::field::Empty, workloads = tracing::field::Empty);
         let begun = Instant::now();
         let outcome = self.compile().instrument(span.clone()).await;
         self.metrics.reconcile.with_label_values(&["compile"]).inc();

@@ -135,7 +135,8 @@ impl Operator {
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let Self { settings, timing, config, clients, admin, control, shared } = self;
         let stop = shared.stop.clone();
-        let address = settings.advertise.clone().map_or_else(|| control.local_addr().map(|address| address.to_string()), Ok)?;
+        let address =
+            settings.advertise.clone().map_or_else(|| control.local_addr().map(|address| address.to_string()), Ok)?;
         let identity = lease::unique_identity(&settings.identity)?;
         tracing::info!(identity, address, namespace = settings.namespace, "starting");
         shared.serve_admin(admin);
@@ -150,7 +151,13 @@ impl Operator {
         };
         let lease_client = lease::client(config, &timing)?;
         shared.spawn(lease::run(lease_client, candidate, shared.leadership.clone(), stop.clone()));
-        shared.spawn(shared.clone().serve_control(settings.clone(), clients.clone(), control, identity.clone(), address));
+        shared.spawn(shared.clone().serve_control(
+            settings.clone(),
+            clients.clone(),
+            control,
+            identity.clone(),
+            address,
+        ));
         shared.spawn(shared.clone().reconcile(settings, clients, around, identity));
         shutdown.cancelled().await;
         tracing::info!("stopping");
@@ -202,7 +209,14 @@ impl Shared {
         around
     }
 
-    async fn serve_control(self, settings: Settings, clients: Clients, listener: TcpListener, identity: String, address: String) {
+    async fn serve_control(
+        self,
+        settings: Settings,
+        clients: Clients,
+        listener: TcpListener,
+        identity: String,
+        address: String,
+    ) {
         let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host).trim_matches(['[', ']']);
         let names = Names::new(&settings.namespace, settings.sans.iter().cloned().chain([host.to_owned()]));
         let store = CertificateStore::new(clients.call.clone(), &settings.namespace, self.leadership.clone());
@@ -245,6 +259,7 @@ impl Shared {
         let Some(synced) = self.stop.run_until_cancelled(self.stores.clone().synced(&self.watches)).await else {
             return;
         };
+        self.health.set(Component::Stores, Status::healthy());
         let (published_sender, published) = watch::channel(None);
         self.start_writers(&clients, &synced, &published, identity);
         let reconciler = Reconciler {

@@ -118,7 +118,8 @@ impl Settings {
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    let signed: jiff::SignedDuration = text.parse().map_err(|_| "write a duration such as 20ms, 5s or 1m".to_owned())?;
+    let signed: jiff::SignedDuration =
+        text.parse().map_err(|_| "write a duration such as 20ms, 5s or 1m".to_owned())?;
     match Duration::try_from(signed) {
         Ok(duration) if duration > Duration::ZERO && duration <= MAX_DURATION => Ok(duration),
         _ => Err(format!("must be more than 0s and at most {}s", MAX_DURATION.as_secs())),
@@ -199,7 +200,8 @@ mod tests {
     #[test]
     fn labels_are_key_and_value() {
         let settings = parse(&["--service-monitor-label", "release=prometheus,team=a=b"]).unwrap();
-        let expected = [("release", "prometheus"), ("team", "a=b")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let expected =
+            [("release", "prometheus"), ("team", "a=b")].map(|(key, value)| (key.to_owned(), value.to_owned()));
         assert_eq!(settings.service_monitor_labels, expected);
         assert!(parse(&["--service-monitor-label", "release"]).is_err());
     }

@@ -28,13 +28,13 @@ use crate::stores::OutputStores;
 use crate::touched::Touched;
 
 pub use output::{
-    APPLIED_ANNOTATION, CONFIG_KEY, MANAGED_BY, MANAGED_BY_SELECTOR, Output, OutputError, OutputKey, OutputKind, Outputs,
-    REVISION_ANNOTATION,
+    APPLIED_ANNOTATION, CONFIG_KEY, MANAGED_BY, MANAGED_BY_SELECTOR, Output, OutputError, OutputKey, OutputKind,
+    Outputs, REVISION_ANNOTATION,
 };
 pub use queue::{MAX_KEYS, MAX_RUNNING, Outcome, Queue};
 
-pub(crate) use work::{explain, is_as_new_as, reason, refusal};
 use work::{Action, Done, Work};
+pub(crate) use work::{explain, is_as_new_as, reason, refusal};
 
 /// What became of the policies' monitoring objects; cheap to clone, one shared content.
 #[derive(Clone, Debug, Default)]

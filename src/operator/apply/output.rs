@@ -179,7 +179,8 @@ impl Output {
     #[must_use]
     pub fn from_dynamic(object: &DynamicObject, policy: Option<PolicyId>) -> Option<(OutputKey, Self)> {
         let kind = OutputKind::of(object.types.as_ref()?)?;
-        let key = OutputKey { kind, namespace: object.metadata.namespace.clone()?, name: object.metadata.name.clone()? };
+        let key =
+            OutputKey { kind, namespace: object.metadata.namespace.clone()?, name: object.metadata.name.clone()? };
         Some((key, Self::new(serde_json::to_value(object).ok()?, policy)))
     }
 }
@@ -216,7 +217,8 @@ mod tests {
 
     #[test]
     fn a_changed_value_a_missing_one_and_a_longer_list_are_differences() {
-        for (path, value) in [("/spec/clusterIP", json!("10.0.0.1")), ("/spec/ports", json!([])), ("/spec", json!({}))] {
+        for (path, value) in [("/spec/clusterIP", json!("10.0.0.1")), ("/spec/ports", json!([])), ("/spec", json!({}))]
+        {
             let mut standing = service();
             *standing.pointer_mut(path).unwrap() = value;
             assert!(!stands(&service(), &standing), "{path}");

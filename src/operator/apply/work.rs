@@ -146,8 +146,10 @@ impl Work {
         match self.leadership.guard(api.patch(&self.key.name, &params, &patch)).await {
             Ok(applied) => {
                 self.count("apply");
-                let fresh =
-                    Fresh { hash: output.hash.clone(), resource_version: applied.resource_version().unwrap_or_default() };
+                let fresh = Fresh {
+                    hash: output.hash.clone(),
+                    resource_version: applied.resource_version().unwrap_or_default(),
+                };
                 // Who changes it back each time is answered later each time.
                 let outcome = if why == Why::Drifted { Outcome::Failed } else { Outcome::Done };
                 Done { outcome, fresh: Some(fresh), error: None }
@@ -289,7 +291,8 @@ mod tests {
     #[test]
     fn an_object_whose_namespace_is_going_is_given_up() {
         let parse = |value: Value| serde_json::from_value::<Status>(value).unwrap();
-        let cause = json!({"code": 403, "reason": "Forbidden", "details": {"causes": [{"reason": "NamespaceTerminating"}]}});
+        let cause =
+            json!({"code": 403, "reason": "Forbidden", "details": {"causes": [{"reason": "NamespaceTerminating"}]}});
         assert!(is_without_namespace(&parse(cause)));
         assert!(is_without_namespace(&parse(json!({"code": 404, "details": {"kind": "namespaces", "name": "shop"}}))));
         assert!(!is_without_namespace(&parse(json!({"code": 403, "reason": "Forbidden"}))));

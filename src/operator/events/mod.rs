@@ -161,7 +161,8 @@ impl Recorder {
     pub fn record(&mut self, policy: &PolicyVersion, happenings: Vec<Happening>, now: Instant) {
         for happening in happenings {
             let allowed = self.budget.take(&policy.id, now);
-            let queued = allowed.and_then(|()| self.sender.try_send((policy.clone(), happening)).map_err(|_| "QueueFull"));
+            let queued =
+                allowed.and_then(|()| self.sender.try_send((policy.clone(), happening)).map_err(|_| "QueueFull"));
             if let Err(why) = queued {
                 self.metrics.events_dropped.with_label_values(&[why]).inc();
             }
@@ -285,7 +286,8 @@ mod tests {
     fn a_long_note_is_cut_between_characters() {
         let happening =
             Happening { severity: Severity::Normal, reason: "Accepted".into(), note: "\u{e4}".repeat(MAX_NOTE) };
-        let version = PolicyVersion { kind: "CircuitBreakerPolicy".into(), id: policy("a"), uid: "u".into(), generation: 1 };
+        let version =
+            PolicyVersion { kind: "CircuitBreakerPolicy".into(), id: policy("a"), uid: "u".into(), generation: 1 };
         let event = event(&version, happening, "pod", Timestamp::UNIX_EPOCH);
         assert!(event.note.unwrap().len() <= MAX_NOTE);
     }

@@ -33,7 +33,11 @@ mod tests {
 
     fn status(state: State, failure_percent: i64, trips: i64) -> CircuitBreakerPolicyStatus {
         let summary = Summary { failure_percent: Some(failure_percent), trips, ..Summary::default() };
-        CircuitBreakerPolicyStatus { state: Some(state), summary: Some(summary), ..CircuitBreakerPolicyStatus::default() }
+        CircuitBreakerPolicyStatus {
+            state: Some(state),
+            summary: Some(summary),
+            ..CircuitBreakerPolicyStatus::default()
+        }
     }
 
     #[test]

@@ -227,7 +227,9 @@ impl Running {
         let record: Option<Arc<PolicyRecord>> = self.writer.stores.policies().get(&name);
         let written = self.memory.get(id).and_then(|memory| memory.written.as_ref());
         match (record, written) {
-            (Some(record), Some((_, version))) if is_as_new_as(&record.resource_version, version) => record.status.clone(),
+            (Some(record), Some((_, version))) if is_as_new_as(&record.resource_version, version) => {
+                record.status.clone()
+            }
             (_, Some((status, _))) => Some(status.clone()),
             (Some(record), None) => record.status.clone(),
             (None, None) => None,
@@ -313,7 +315,12 @@ async fn write(
 
 fn failed(id: &PolicyId, error: &GuardedError<kube::Error>, metrics: &Metrics) -> Outcome {
     metrics.reconcile_errors.with_label_values(&["status", reason(error)]).inc();
-    tracing::warn!(namespace = id.namespace, name = id.name, error = explain(error), "status not written; will try again");
+    tracing::warn!(
+        namespace = id.namespace,
+        name = id.name,
+        error = explain(error),
+        "status not written; will try again"
+    );
     Outcome::Failed
 }
 

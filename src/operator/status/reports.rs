@@ -50,7 +50,10 @@ fn pod_report(state: &ProxyState, id: &PolicyId) -> PodReport {
     PodReport {
         connection: Connection::Connected,
         acked: state.acknowledged.as_ref().map(|acknowledged| acknowledged.policies.clone()).unwrap_or_default(),
-        nack: state.rejected.as_ref().map(|rejected| Nack { revision: rejected.revision.clone(), error: rejected.error.clone() }),
+        nack: state
+            .rejected
+            .as_ref()
+            .map(|rejected| Nack { revision: rejected.revision.clone(), error: rejected.error.clone() }),
         breakers: state.breakers.values().filter(|breaker| breaker.key.policy == *id).cloned().collect(),
     }
 }

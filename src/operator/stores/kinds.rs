@@ -97,10 +97,12 @@ where
 fn spawn_policies(table: &Table<PolicyRecord>, around: &Surroundings) {
     let (inputs, statuses) = (around.inputs.clone(), around.statuses.clone());
     let tell = move |changes: Vec<Change<PolicyRecord>>, _| {
-        statuses.touch(changes.iter().filter(|change| status_differs(change)).map(|change| PolicyId {
-            namespace: change.name.namespace.clone(),
-            name: change.name.name.clone(),
-        }));
+        statuses.touch(
+            changes
+                .iter()
+                .filter(|change| status_differs(change))
+                .map(|change| PolicyId { namespace: change.name.namespace.clone(), name: change.name.name.clone() }),
+        );
         if changes.iter().any(Change::decides) {
             inputs.ring();
         }
@@ -126,7 +128,12 @@ fn policy_record(object: &DeserializeGuard<CircuitBreakerPolicy>) -> Option<Poli
         }),
         Err(invalid) => {
             let metadata = &invalid.metadata;
-            tracing::warn!(namespace = metadata.namespace, name = metadata.name, error = invalid.error, "policy can't be read");
+            tracing::warn!(
+                namespace = metadata.namespace,
+                name = metadata.name,
+                error = invalid.error,
+                "policy can't be read"
+            );
             None
         }
     }

@@ -58,7 +58,13 @@ impl OutputStores {
         }
         let table = Table::default();
         let api = Api::<DynamicObject>::all_with(around.clients.watch.clone(), &kind.resource());
-        let watch = Watch { kind: kind.name(), api, table: table.clone(), reduce: output_record, selector: Some(MANAGED_BY_SELECTOR) };
+        let watch = Watch {
+            kind: kind.name(),
+            api,
+            table: table.clone(),
+            reduce: output_record,
+            selector: Some(MANAGED_BY_SELECTOR),
+        };
         let this = self.clone();
         let tell = move |changes: Vec<Change<OutputRecord>>, listed| this.take(kind, changes, listed);
         let task = around.spawn(watch.follow(around.watches.clone(), around.metrics.clone(), tell));

@@ -146,7 +146,8 @@ where
     /// Follows the watch and tells of each change, until the task ends.
     pub(super) async fn follow(self, watches: Watches, metrics: Metrics, mut tell: impl FnMut(Vec<Change<R>>, Listed)) {
         let Self { kind, api, selector, table, reduce } = self;
-        let config = Config { label_selector: selector.map(str::to_owned), timeout: Some(WATCH_SECONDS), ..Config::default() };
+        let config =
+            Config { label_selector: selector.map(str::to_owned), timeout: Some(WATCH_SECONDS), ..Config::default() };
         let mut events = watcher(api, config).backoff(WatchBackoff::new(kind)).boxed();
         let mut writer = table.writer();
         while let Some(event) = events.next().await {
