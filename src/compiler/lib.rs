@@ -7,6 +7,8 @@
 pub mod attachment;
 pub mod check;
 pub mod manifest;
+pub mod monitoring;
+pub mod objects;
 pub mod plan;
 pub mod proxy_config;
 pub mod snapshot;

@@ -14,6 +14,7 @@ use fusebox_policy::config::{
 use jiff::Timestamp;
 
 use crate::attachment;
+use crate::monitoring::AlertSubject;
 use crate::proxy_config;
 use crate::snapshot::{Prometheus, Snapshot};
 
@@ -60,6 +61,8 @@ pub struct PolicyPlan {
     pub bare_pods: BTreeMap<String, usize>,
     /// What became of its override.
     pub force: ForceVerdict,
+    /// What its alerts depend on; none where it is disabled.
+    pub alerts: Option<AlertSubject>,
     /// Whether monitoring objects can be applied.
     pub prometheus: Prometheus,
 }

@@ -9,6 +9,7 @@ use fusebox_api::common::{Mode, Side};
 use fusebox_policy::config::{BreakerKey, PolicyId, PolicyVersion, WorkloadId};
 
 use super::{Attachments, Claim, Direction, Judged, JudgedTarget, Place, fleet};
+use crate::monitoring::AlertSubject;
 use crate::plan::{
     Attached, BoundPod, Cause, Name, Overruled, PolicyPlan, Readiness, Refusal, TargetPlan, Verdict, WorkloadPlan,
 };
@@ -97,6 +98,7 @@ impl Attachments<'_> {
                 .collect(),
             pods: self.bound_pods(index, judged, (standings, workloads)),
             bare_pods: self.bare_pods(judged),
+            alerts: AlertSubject::of(&judged.source.id, &judged.source.spec),
             force: judged.force.clone(),
             prometheus: self.snapshot.prometheus,
         }
