@@ -12,23 +12,27 @@ export CARGO_TERM_COLOR ?= auto
 
 CARGO := cargo
 BINARIES := fusebox fusebox-operator fusebox-proxy
-TESTKIT := $(CARGO) run --quiet --locked -p fusebox-testkit --
+# Always --workspace: with one package alone cargo picks other features, and compiles dependencies a second time.
+BUILD := $(CARGO) build --locked --workspace
+DEBUG := $(CARGO_TARGET_DIR)/debug
 CARGO_DENY := $(CACHE)/tools/bin/cargo-deny
 
 ##@ Try it
 
 .PHONY: demo
 demo: ## A breaker from kubectl apply to Open and back, on a real API server
-	$(CARGO) build --locked --workspace --bins
-	$(CARGO) run --quiet --locked -p fusebox-e2e --bin demo
+	$(BUILD) --bins
+	$(DEBUG)/demo
 
 .PHONY: cluster
 cluster: ## Start a local etcd, kube-apiserver and kube-controller-manager
-	$(TESTKIT) cluster up
+	$(BUILD) --bin fusebox-testkit
+	$(DEBUG)/fusebox-testkit cluster up
 
 .PHONY: cluster-down
 cluster-down: ## End exactly what `make cluster` started
-	$(TESTKIT) cluster down
+	$(BUILD) --bin fusebox-testkit
+	$(DEBUG)/fusebox-testkit cluster down
 
 ##@ Build
 
@@ -45,7 +49,9 @@ build: ## Release binaries in ./target/release
 
 .PHONY: crds
 crds: ## Write crds/ anew from the types
-	$(CARGO) run --quiet --locked -p fusebox-cli -- crds --out crds
+	$(BUILD) --example crdgen
+	mkdir -p crds
+	$(DEBUG)/examples/crdgen crds
 
 .PHONY: fmt
 fmt: ## Format the sources
@@ -53,14 +59,11 @@ fmt: ## Format the sources
 
 ##@ Check
 
-.PHONY: tools
-tools: ## Get what the tests start: control plane, promtool, Prometheus CRDs (cached)
-	$(TESTKIT) fetch
-
-# The binaries are built together with the tests, or the two would compile dependencies twice.
+# One build for tests and binaries (tests start these); then all that tests start is fetched before they run, with progress.
 .PHONY: test
-test: tools ## Every test of the workspace, on real parts
-	$(CARGO) build --locked --workspace --bins --tests
+test: ## Every test of the workspace, on real parts
+	$(BUILD) --bins --tests
+	$(DEBUG)/fusebox-testkit fetch
 	$(CARGO) test --locked --workspace
 
 .PHONY: fmt-check
@@ -89,7 +92,10 @@ deps-check: ## Who must not know whom (ARCHITECTURE.md, Invariants)
 
 .PHONY: crds-check
 crds-check: ## Fail when crds/ is not what the types say
-	$(CARGO) run --quiet --locked -p fusebox-cli -- crds --out crds --check
+	$(BUILD) --example crdgen
+	@made=$$(mktemp -d); trap 'rm -rf "$$made"' EXIT; $(DEBUG)/examples/crdgen "$$made"; \
+	diff -ru crds "$$made" || { echo "crds-check: run \`make crds\` and commit crds/" >&2; exit 1; }; \
+	echo "crds-check: crds/ is what the types say"
 
 $(CARGO_DENY):
 	@echo "building cargo-deny once into $(CACHE)/tools (some minutes)"

@@ -1,0 +1,121 @@
+//! The way to a cluster: kubeconfig, context, namespace, and what is read of it.
+//!
+//! It must only read; the one command that writes does so itself. Errors say what to do next, because most who meet one
+//! have merely no cluster at hand.
+
+use anyhow::{Context as _, Result};
+use fusebox_api::CircuitBreakerPolicy;
+use fusebox_compiler::Snapshot;
+use fusebox_compiler::snapshot::{self, Pod};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1 as core;
+use kube::api::{Api, ListParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+
+use crate::arguments::ClusterArguments;
+
+/// The field manager of what people set by hand with this command, apart from the operator's own.
+pub(crate) const CLI_MANAGER: &str = "fusebox-cli";
+
+/// How many objects one list call brings.
+const PAGE: u32 = 500;
+
+/// A cluster that answers.
+pub(crate) struct Session {
+    pub(crate) client: Client,
+    /// The namespace that was asked for, else the context's.
+    pub(crate) namespace: String,
+}
+
+impl ClusterArguments {
+    /// A client for the cluster that the arguments name.
+    pub(crate) async fn connect(&self) -> Result<Session> {
+        let config = self.config().await.context(
+            "no cluster to talk to: set KUBECONFIG or pass --kubeconfig FILE (without a cluster, `fusebox run` and `fusebox check` work on files)",
+        )?;
+        let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+        let client = Client::try_from(config).context("the kubeconfig can't be used")?;
+        Ok(Session { client, namespace })
+    }
+
+    async fn config(&self) -> Result<Config> {
+        let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
+        if let Some(path) = &self.kubeconfig {
+            let kubeconfig = Kubeconfig::read_from(path).with_context(|| format!("{}", path.display()))?;
+            return Ok(Config::from_custom_kubeconfig(kubeconfig, &options).await?);
+        }
+        if self.context.is_some() {
+            return Ok(Config::from_kubeconfig(&options).await?);
+        }
+        Ok(Config::infer().await?)
+    }
+}
+
+impl Session {
+    /// The policies of one namespace.
+    pub(crate) fn policies(&self) -> Api<CircuitBreakerPolicy> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// One policy of the session's namespace.
+    pub(crate) async fn policy(&self, name: &str) -> Result<CircuitBreakerPolicy> {
+        let found = self.policies().get_opt(name).await.map_err(explained)?;
+        found.with_context(|| {
+            format!(
+                "CircuitBreakerPolicy {}/{name} does not exist: `fusebox status` lists all, -n chooses the namespace",
+                self.namespace
+            )
+        })
+    }
+
+    /// Everything the compiler decides from, as it stands now.
+    pub(crate) async fn snapshot(&self) -> Result<Snapshot> {
+        let mut snapshot = Snapshot::empty(Timestamp::now());
+        let policies: Vec<CircuitBreakerPolicy> = list(Api::all(self.client.clone())).await?;
+        let services: Vec<core::Service> = list(Api::all(self.client.clone())).await?;
+        let pods: Vec<core::Pod> = list(Api::all(self.client.clone())).await?;
+        let namespaces: Vec<core::Namespace> = list(Api::all(self.client.clone())).await?;
+        snapshot.circuit_breakers = policies.iter().map(snapshot::CircuitBreaker::from).collect();
+        snapshot.services = services.iter().map(snapshot::Service::from).collect();
+        snapshot.pods = pods.iter().filter_map(Pod::from_object).collect();
+        snapshot.namespaces = namespaces.iter().map(snapshot::Namespace::from).collect();
+        Ok(snapshot)
+    }
+}
+
+/// All objects, page by page.
+async fn list<K>(api: Api<K>) -> Result<Vec<K>>
+where
+    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    let mut params = ListParams::default().limit(PAGE);
+    let mut objects = Vec::new();
+    loop {
+        let page = api.list(&params).await.map_err(explained)?;
+        objects.extend(page.items);
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(objects),
+        }
+    }
+}
+
+/// The API server's answer with the step that helps.
+pub(crate) fn explained(error: kube::Error) -> anyhow::Error {
+    let advice = match &error {
+        kube::Error::Api(status) if status.code == 404 => {
+            "the cluster does not know CircuitBreakerPolicy: install the resources with `kubectl apply -f crds/`"
+        }
+        kube::Error::Api(status) if status.code == 403 => {
+            "ask for a role that may do this on circuitbreakerpolicies.fusebox.dev"
+        }
+        kube::Error::Api(status) if status.code == 401 => "log in again: the cluster does not know this user",
+        kube::Error::Api(status) if status.code == 409 => {
+            "somebody else manages spec.override: change it there, or pass --take-over"
+        }
+        kube::Error::Api(_) => "the API server refused",
+        _ => "the API server can't be reached: check the address in the kubeconfig",
+    };
+    anyhow::Error::new(error).context(advice)
+}

@@ -1,0 +1,247 @@
+//! `fusebox status`: the breakers of a cluster, as their policies' statuses say.
+//!
+//! It must not work out states of its own: what it shows is what `kubectl get` shows, with the reasons beside it.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::Result;
+use fusebox_api::CircuitBreakerPolicy;
+use fusebox_api::status::{CircuitBreakerPolicyStatus, TargetStatus};
+use futures::{StreamExt as _, TryStreamExt as _};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::{Api, ListParams};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Client, ResourceExt as _};
+use serde_json::json;
+
+use crate::arguments::{Output, StatusArguments};
+use crate::cluster::{Session, explained};
+use crate::table::{self, Cell};
+use crate::terminal::{BAD, CARE, Exit, FAINT, GOOD, STRONG, Styled, Terminal, state_style};
+
+/// Ages are drawn anew this often while nothing changes.
+const REDRAW: Duration = Duration::from_secs(1);
+
+/// Moves the cursor home and clears the screen.
+const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
+
+type Policies = BTreeMap<(String, String), CircuitBreakerPolicy>;
+
+/// Shows the policies once, or as they change.
+pub(crate) async fn status(arguments: &StatusArguments, terminal: &mut Terminal) -> Result<Exit> {
+    let session = arguments.cluster.connect().await?;
+    if arguments.watch {
+        tokio::select! {
+            shown = watch(arguments, &session, terminal) => return shown,
+            ended = tokio::signal::ctrl_c() => ended?,
+        }
+        return Ok(Exit::Done);
+    }
+    let mut policies = Policies::new();
+    match &arguments.name {
+        Some(name) => insert(&mut policies, session.policy(name).await?),
+        None => {
+            let listed = scope(arguments, &session.client).list(&ListParams::default()).await.map_err(explained)?;
+            listed.items.into_iter().for_each(|policy| insert(&mut policies, policy));
+        }
+    }
+    print(arguments, &policies, terminal)?;
+    Ok(Exit::Done)
+}
+
+/// Shows the policies again at each change, and on a screen every second for the ages.
+async fn watch(arguments: &StatusArguments, session: &Session, terminal: &mut Terminal) -> Result<Exit> {
+    let mut config = watcher::Config::default();
+    if let Some(name) = &arguments.name {
+        session.policy(name).await?;
+        config = config.fields(&format!("metadata.name={name}"));
+    }
+    let api = if arguments.name.is_some() { session.policies() } else { scope(arguments, &session.client) };
+    let mut events = watcher(api, config).default_backoff().boxed();
+    let mut policies = Policies::new();
+    let mut listed = false;
+    let mut tick = tokio::time::interval(REDRAW);
+    loop {
+        tokio::select! {
+            event = events.try_next() => match event {
+                Ok(Some(event)) => {
+                    listed |= matches!(event, watcher::Event::InitDone);
+                    apply(&mut policies, event);
+                }
+                Ok(None) => return Ok(Exit::Done),
+                Err(error) => terminal.progress(format_args!("waiting for the API server: {error}"))?,
+            },
+            _ = tick.tick() => if !terminal.redraws || arguments.output == Output::Json { continue },
+        }
+        if listed {
+            if terminal.redraws && arguments.output == Output::Table {
+                write!(terminal.out, "{CLEAR}")?;
+            }
+            print(arguments, &policies, terminal)?;
+        }
+    }
+}
+
+fn apply(policies: &mut Policies, event: watcher::Event<CircuitBreakerPolicy>) {
+    match event {
+        watcher::Event::Init => policies.clear(),
+        watcher::Event::InitApply(policy) | watcher::Event::Apply(policy) => insert(policies, policy),
+        watcher::Event::Delete(policy) => drop(policies.remove(&key(&policy))),
+        watcher::Event::InitDone => {}
+    }
+}
+
+fn scope(arguments: &StatusArguments, client: &Client) -> Api<CircuitBreakerPolicy> {
+    match &arguments.cluster.namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}
+
+fn insert(policies: &mut Policies, mut policy: CircuitBreakerPolicy) {
+    policy.managed_fields_mut().clear();
+    policies.insert(key(&policy), policy);
+}
+
+fn key(policy: &CircuitBreakerPolicy) -> (String, String) {
+    (policy.namespace().unwrap_or_default(), policy.name_any())
+}
+
+fn print(arguments: &StatusArguments, policies: &Policies, terminal: &mut Terminal) -> Result<()> {
+    let now = Timestamp::now();
+    match (arguments.output, &arguments.name) {
+        (Output::Json, _) => {
+            let items: Vec<_> = policies.values().collect();
+            serde_json::to_writer_pretty(
+                &mut terminal.out,
+                &json!({ "apiVersion": "v1", "kind": "List", "items": items }),
+            )?;
+            writeln!(terminal.out)?;
+        }
+        (Output::Table, None) => print_table(policies, now, &mut *terminal.out)?,
+        (Output::Table, Some(_)) => {
+            for policy in policies.values() {
+                print_detail(policy, now, &mut *terminal.out)?;
+            }
+        }
+    }
+    terminal.out.flush()?;
+    Ok(())
+}
+
+/// One line for each policy.
+pub(crate) fn print_table(policies: &Policies, now: Timestamp, out: &mut dyn Write) -> Result<()> {
+    if policies.is_empty() {
+        writeln!(out, "No CircuitBreakerPolicy here. `kubectl apply -f config/samples/` makes some.")?;
+        return Ok(());
+    }
+    let rows: Vec<_> = policies.iter().map(|((namespace, name), policy)| row(namespace, name, policy, now)).collect();
+    let headings = ["NAMESPACE", "NAME", "TARGET", "STATE", "OPEN", "FAIL%", "TRIPS", "LAST-TRIP", "READY", "OVERRIDE"];
+    table::write(out, headings, &rows)?;
+    Ok(())
+}
+
+fn row(namespace: &str, name: &str, policy: &CircuitBreakerPolicy, now: Timestamp) -> [Cell; 10] {
+    let status = policy.status.clone().unwrap_or_default();
+    let summary = status.summary.clone().unwrap_or_default();
+    let state = status.state.unwrap_or_default();
+    let ready = condition(&status, "Ready");
+    let (ready_text, ready_style) = match ready.map(|ready| ready.status.as_str()) {
+        Some("True") => ("True".to_owned(), GOOD),
+        Some(_) => (ready.map(|ready| ready.reason.clone()).unwrap_or_default(), BAD),
+        None => ("Unknown".to_owned(), FAINT),
+    };
+    [
+        namespace.into(),
+        name.into(),
+        summary.target.into(),
+        Cell::styled(format!("{state:?}"), state_style(state)),
+        summary.open.into(),
+        summary.failure_percent.map_or_else(|| "-".to_owned(), |percent| percent.to_string()).into(),
+        summary.trips.to_string().into(),
+        summary.last_trip_time.map_or_else(|| "-".to_owned(), |time| table::age(time.0, now)).into(),
+        Cell::styled(ready_text, ready_style),
+        Cell::styled(override_text(policy, now), CARE),
+    ]
+}
+
+/// The override in force, such as `ForcedOpen 12m left: INC-42`.
+fn override_text(policy: &CircuitBreakerPolicy, now: Timestamp) -> String {
+    match &policy.spec.force {
+        Some(force) if force.until.0 > now => {
+            format!("{:?} {} left: {}", force.state, table::age(now, force.until.0), force.reason)
+        }
+        _ => "-".to_owned(),
+    }
+}
+
+fn print_detail(policy: &CircuitBreakerPolicy, now: Timestamp, out: &mut dyn Write) -> Result<()> {
+    let status = policy.status.clone().unwrap_or_default();
+    let state = status.state.unwrap_or_default();
+    let name = format!("{}/{}", policy.namespace().unwrap_or_default(), policy.name_any());
+    writeln!(
+        out,
+        "{} {}",
+        Styled(STRONG, format!("CircuitBreakerPolicy {name}:")),
+        Styled(state_style(state), format!("{state:?}"))
+    )?;
+    writeln!(
+        out,
+        "side {:?}, mode {:?}, override {}\n",
+        policy.spec.side,
+        policy.spec.mode,
+        override_text(policy, now)
+    )?;
+    let rows: Vec<_> = status.targets.iter().map(|target| target_row(target, now)).collect();
+    table::write(
+        out,
+        ["TARGET", "RULE", "STATE", "CLOSED", "HALF-OPEN", "OPEN", "REPORTING", "FAIL%", "TRIPS", "REASON", "CHANGED"],
+        &rows,
+    )?;
+    for target in status.targets.iter().filter(|target| !target.message.is_empty()) {
+        writeln!(out, "{}: {}", target.reference.name, Styled(CARE, &target.message))?;
+    }
+    writeln!(out)?;
+    let rows: Vec<_> = status.conditions.iter().map(|condition| condition_row(condition, now)).collect();
+    table::write(out, ["CONDITION", "STATUS", "REASON", "SINCE", "MESSAGE"], &rows)?;
+    Ok(())
+}
+
+fn target_row(target: &TargetStatus, now: Timestamp) -> [Cell; 11] {
+    let reference = &target.reference;
+    let section =
+        if reference.section_name.is_empty() { String::new() } else { format!(":{}", reference.section_name) };
+    let namespace = if reference.namespace.is_empty() { String::new() } else { format!("{}/", reference.namespace) };
+    [
+        format!("{namespace}{}{section}", reference.name).into(),
+        if target.rule.is_empty() { "(rest)".into() } else { target.rule.clone().into() },
+        Cell::styled(format!("{:?}", target.state), state_style(target.state)),
+        target.pods.closed.to_string().into(),
+        target.pods.half_open.to_string().into(),
+        target.pods.open.to_string().into(),
+        target.pods.reporting.to_string().into(),
+        target.failure_percent.map_or_else(|| "-".to_owned(), |percent| percent.to_string()).into(),
+        target.trips.to_string().into(),
+        if target.reason.is_empty() { "-".into() } else { target.reason.clone().into() },
+        target.last_transition_time.as_ref().map_or_else(|| "-".to_owned(), |time| table::age(time.0, now)).into(),
+    ]
+}
+
+fn condition_row(condition: &Condition, now: Timestamp) -> [Cell; 5] {
+    let style = if condition.status == "True" { GOOD } else { CARE };
+    [
+        condition.type_.clone().into(),
+        Cell::styled(condition.status.clone(), style),
+        condition.reason.clone().into(),
+        table::age(condition.last_transition_time.0, now).into(),
+        condition.message.clone().into(),
+    ]
+}
+
+/// The condition of this type.
+pub(crate) fn condition<'a>(status: &'a CircuitBreakerPolicyStatus, kind: &str) -> Option<&'a Condition> {
+    status.conditions.iter().find(|condition| condition.type_ == kind)
+}

@@ -1,0 +1,92 @@
+//! `check`, `render` and the help, against files.
+
+use super::fusebox;
+use crate::Exit;
+
+const POLICIES: &str = "tests/data/policies.yaml";
+const WORKLOADS: &str = "tests/data/workloads.yaml";
+const MISTAKES: &str = "tests/data/mistakes.yaml";
+
+#[tokio::test]
+async fn check_names_file_line_field_and_fix() {
+    let (exit, out, _) = fusebox(&["check", "-f", MISTAKES]).await;
+    insta::assert_snapshot!(out);
+    assert_eq!(exit, Exit::Failed);
+}
+
+#[tokio::test]
+async fn check_says_the_same_to_scripts() {
+    let (exit, out, _) = fusebox(&["check", "-f", MISTAKES, "-o", "json"]).await;
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(exit, Exit::Failed);
+    assert_eq!(report["errors"], report["findings"].as_array().unwrap().len());
+    assert_eq!(report["findings"][0]["file"], MISTAKES);
+}
+
+#[tokio::test]
+async fn check_of_good_files_ends_with_done() {
+    let (exit, out, err) = fusebox(&["check", "-f", POLICIES, "-f", WORKLOADS]).await;
+    assert_eq!((exit, out.as_str(), err.as_str()), (Exit::Done, "", "nothing wrong in 2 files\n"));
+}
+
+#[tokio::test]
+async fn files_that_cannot_be_read_are_a_usage_error() {
+    let (exit, _, err) = fusebox(&["check", "-f", "tests/data/absent.yaml"]).await;
+    assert_eq!((exit, err.as_str()), (Exit::Usage, "error: tests/data/absent.yaml does not exist\n"));
+    let empty = tempfile::tempdir().unwrap();
+    let (exit, _, err) = fusebox(&["check", "-f", empty.path().to_str().unwrap()]).await;
+    assert!(exit == Exit::Usage && err.contains("no .yaml, .yml or .json file"), "{err}");
+}
+
+#[tokio::test]
+async fn render_prints_what_the_operator_would_apply() {
+    let (exit, out, err) = fusebox(&["render", "-f", POLICIES, "-f", WORKLOADS]).await;
+    assert_eq!((exit, err.as_str()), (Exit::Done, ""));
+    insta::assert_snapshot!(out);
+}
+
+#[tokio::test]
+async fn render_shows_statuses_on_request() {
+    let (exit, out, _) = fusebox(&["render", "-f", POLICIES, "-f", WORKLOADS, "--status"]).await;
+    assert_eq!(exit, Exit::Done);
+    let statuses = out.split("---\n").filter(|text| text.contains("kind: CircuitBreakerPolicy\n")).collect::<Vec<_>>();
+    assert_eq!(statuses.len(), 2);
+    assert!(statuses[0].contains("type: Accepted") && statuses[0].contains("reason: NoProxies"), "{}", statuses[0]);
+}
+
+#[tokio::test]
+async fn render_of_mistakes_prints_them_and_no_objects() {
+    let (exit, out, err) = fusebox(&["render", "-f", MISTAKES]).await;
+    assert_eq!((exit, out.as_str()), (Exit::Failed, ""));
+    assert!(err.contains("mistakes.yaml:6:"), "{err}");
+}
+
+#[tokio::test]
+async fn every_command_has_help_with_examples() {
+    for command in ["run", "render", "check", "status", "trip", "release", "explain"] {
+        let (exit, out, _) = fusebox(&[command, "--help"]).await;
+        assert_eq!(exit, Exit::Done);
+        assert!(out.contains(&format!("fusebox {command}")) && out.contains("Examples:"), "{out}");
+    }
+}
+
+#[tokio::test]
+async fn arguments_that_make_no_sense_are_usage_errors_that_name_them() {
+    for (arguments, said) in [
+        (&["trip", "payments", "--for", "25h", "--reason", "x"][..], "at most 24h"),
+        (&["trip", "payments", "--for", "5", "--reason", "x"], "30s, 1m30s"),
+        (&["trip", "payments", "--for", "5m"], "--reason"),
+        (&["explain", "deploy/web"], "write pod/NAME"),
+        (&["run", "-f", ".", "--listen", "8080", "--upstream", "a/b=c:1"], "--listen"),
+        (&["run", "-f", ".", "--listen", "127.0.0.1:0", "--upstream", "payments"], "--upstream"),
+    ] {
+        let (exit, _, err) = fusebox(arguments).await;
+        assert!(exit == Exit::Usage && err.contains(said), "{arguments:?}: {err}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_cluster_the_next_step_is_said() {
+    let (exit, _, err) = fusebox(&["status", "--kubeconfig", "tests/data/absent.yaml"]).await;
+    assert!(exit == Exit::Failed && err.contains("set KUBECONFIG or pass --kubeconfig"), "{err}");
+}

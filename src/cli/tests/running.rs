@@ -1,0 +1,90 @@
+//! `run` with a real upstream and real requests.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Parser as _;
+use fusebox_testkit::eventually;
+use fusebox_testkit::http::Client;
+use fusebox_testkit::upstream::FlakyUpstream;
+use http::StatusCode;
+use tokio::sync::oneshot;
+
+use super::{Printed, terminal};
+use crate::{Arguments, Command, Exit, run};
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Finds `outbound http://ADDRESS` in what was printed.
+async fn address(out: &Printed, kind: &str) -> Result<SocketAddr> {
+    eventually(DEADLINE, "the listener is announced", async || {
+        let text = out.text();
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{kind} http://")));
+        let word = line.and_then(|line| line.split(' ').next()).context("not announced")?;
+        Ok(word.parse()?)
+    })
+    .await
+}
+
+async fn printed(out: &Printed, wanted: &str) -> Result<()> {
+    eventually(DEADLINE, "the transition is printed", async || {
+        ensure!(out.text().contains(wanted), "{wanted:?} is not in:\n{}", out.text());
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_guards_real_traffic_and_prints_transitions_as_they_come() -> Result<()> {
+    let upstream = FlakyUpstream::start().await?;
+    let target = format!("shop/payments={}", upstream.address());
+    let words = [
+        "fusebox",
+        "run",
+        "-f",
+        "tests/data/policies.yaml",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+        "--upstream",
+        &target,
+    ];
+    let Command::Run(arguments) = Arguments::try_parse_from(words)?.command else { unreachable!("run was asked for") };
+    let (mut terminal, out, err) = terminal();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = tokio::spawn(async move {
+        let stopped = async { drop(stopped.await) };
+        run::serve(&arguments, stopped, &mut terminal).await
+    });
+
+    let client = Client::new(address(&out, "outbound").await?);
+    assert_eq!(client.get("/").await?.status, StatusCode::OK);
+    printed(&out, "applies shop/payments on shop/payments:80 (mode Enforce, rules writes)").await?;
+    assert!(err.text().contains("shop/payments-inside: side Server"), "{}", err.text());
+
+    upstream.set_status(StatusCode::INTERNAL_SERVER_ERROR);
+    for _ in 0..3 {
+        client.get("/").await?;
+    }
+    let before = upstream.requests();
+    assert_eq!(client.get("/").await?.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(upstream.requests(), before, "a refused request does not reach the upstream");
+    printed(&out, "shop/payments:80 Closed -> Open ConsecutiveFailures").await?;
+
+    upstream.set_status(StatusCode::OK);
+    printed(&out, "Open -> HalfOpen").await?;
+    eventually(DEADLINE, "the breaker closes", async || {
+        let status = client.get("/").await?.status;
+        ensure!(status == StatusCode::OK && out.text().contains("HalfOpen -> Closed"), "{status}");
+        Ok(())
+    })
+    .await?;
+
+    let _ = stop.send(());
+    assert_eq!(running.await??, Exit::Done);
+    assert!(out.text().contains("draining"));
+    assert!(client.get("/").await.is_err(), "nobody listens any more");
+    Ok(())
+}
