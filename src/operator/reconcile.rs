@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use fusebox_compiler::monitoring::MonitoringOptions;
+use fusebox_compiler::objects::ObjectError;
 use fusebox_compiler::snapshot::Prometheus;
 use fusebox_compiler::{Plan, compile};
 use fusebox_policy::config::{PolicyId, WorkloadId};
@@ -17,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use crate::apply::{OutputError, Outputs, outputs};
+use crate::apply::{Outputs, outputs};
 use crate::control::ConfigSource;
 use crate::metrics::{MAX_POLICY_SERIES, Metrics};
 use crate::stores::Synced;
@@ -52,7 +54,7 @@ pub enum ReconcileError {
     Compiler(#[source] tokio::task::JoinError),
     /// An output can't be made.
     #[error(transparent)]
-    Output(#[from] OutputError),
+    Output(#[from] ObjectError),
     /// A configuration can't be put into a line.
     #[error("a configuration can't be written as JSON")]
     Configuration(#[source] serde_json::Error),
@@ -72,8 +74,8 @@ pub struct Reconciler {
     pub published: watch::Sender<Option<Arc<Compiled>>>,
     /// How long changes are collected.
     pub debounce: Duration,
-    /// Labels that generated monitoring objects carry besides their own.
-    pub monitoring_labels: BTreeMap<String, String>,
+    /// What generated monitoring objects say besides.
+    pub monitoring: MonitoringOptions,
     /// Where durations and errors show.
     pub metrics: Metrics,
 }
@@ -149,12 +151,12 @@ impl Reconciler {
     async fn compile(&self) -> Result<(Plan, Outputs), ReconcileError> {
         let prometheus = *self.prometheus.borrow();
         let snapshot = tracing::info_span!("snapshot").in_scope(|| self.stores.snapshot(Timestamp::now(), prometheus));
-        let labels = self.monitoring_labels.clone();
+        let options = self.monitoring.clone();
         let span = tracing::info_span!("compile");
         let compiled = tokio::task::spawn_blocking(move || {
             let _entered = span.enter();
             let plan = compile(&snapshot);
-            outputs(&plan, &labels).map(|outputs| (plan, outputs))
+            outputs(&plan, &options).map(|outputs| (plan, outputs))
         });
         Ok(compiled.await.map_err(ReconcileError::Compiler)??)
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use fusebox_compiler::monitoring::MonitoringOptions;
 use fusebox_compiler::snapshot::Prometheus;
 use kube::Config;
 use tokio::net::TcpListener;
@@ -269,7 +270,10 @@ impl Shared {
             configurations: self.source.clone(),
             published: published_sender,
             debounce: settings.debounce,
-            monitoring_labels: settings.service_monitor_labels.into_iter().collect(),
+            monitoring: MonitoringOptions {
+                labels: settings.service_monitor_labels.into_iter().collect(),
+                ..MonitoringOptions::default()
+            },
             metrics: self.metrics.clone(),
         };
         reconciler.run(self.stop.clone()).await;

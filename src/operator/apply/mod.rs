@@ -27,10 +27,7 @@ use crate::reconcile::{Compiled, Published};
 use crate::stores::OutputStores;
 use crate::touched::Touched;
 
-pub use output::{
-    APPLIED_ANNOTATION, CONFIG_KEY, MANAGED_BY, MANAGED_BY_SELECTOR, Output, OutputError, OutputKey, OutputKind,
-    Outputs, REVISION_ANNOTATION,
-};
+pub use output::{APPLIED_ANNOTATION, MANAGED_BY_SELECTOR, Output, OutputKey, OutputKind, Outputs, outputs};
 pub use queue::{MAX_KEYS, MAX_RUNNING, Outcome, Queue};
 
 use work::{Action, Done, Work};
@@ -71,15 +68,6 @@ struct Running {
     jobs: JoinSet<(OutputKey, Done)>,
 }
 
-/// All objects that a plan wants.
-///
-/// # Errors
-/// [`OutputError`].
-pub fn outputs(plan: &Plan, labels: &BTreeMap<String, String>) -> Result<Outputs, OutputError> {
-    let _ = labels;
-    output::config_maps(plan)
-}
-
 impl MonitoringResults {
     /// What became of one policy's.
     #[must_use]
@@ -108,6 +96,7 @@ impl Applier {
         let mut role = self.leadership.subscribe();
         let mut published = self.published.clone();
         let stores = self.stores.clone();
+        let mut listed = stores.listed();
         let mut running = Running {
             applier: self,
             queue: Queue::default(),
@@ -121,6 +110,7 @@ impl Applier {
                 () = stop.cancelled() => return,
                 Ok(()) = role.changed() => running.new_role(),
                 Ok(()) = published.changed() => running.new_plan(),
+                Ok(()) = listed.changed() => running.new_plan(),
                 keys = stores.changed().take() => running.offer(keys, None),
                 Some(Ok((key, done))) = running.jobs.join_next() => running.finish(key, done),
                 () = until(running.queue.next_due()), if !running.queue.is_busy() => {}
@@ -212,7 +202,9 @@ impl Running {
                 self.written.remove(&key);
             }
         }
-        self.applier.note(&key, error);
+        if self.applier.stores.is_listed(key.kind) {
+            self.applier.note(&key, error);
+        }
         self.queue.finish(key, outcome, Instant::now());
     }
 }

@@ -6,27 +6,20 @@
 
 use std::collections::BTreeMap;
 
-use fusebox_api::names::{FIELD_MANAGER, GROUP};
+use fusebox_api::names::{FIELD_MANAGER, GROUP, VERSION};
 use fusebox_compiler::Plan;
-use fusebox_policy::config::PolicyId;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind, TypeMeta};
+use fusebox_compiler::monitoring::MonitoringOptions;
+use fusebox_compiler::objects::{self, MANAGED_BY, ObjectError, Wanted};
+use fusebox_policy::config::{PolicyId, PolicyVersion};
+use kube::api::{ApiResource, GroupVersionKind};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-
-/// The label of everything that the operator made.
-pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 
 /// The selector of the stores of outputs.
 pub const MANAGED_BY_SELECTOR: &str = "app.kubernetes.io/managed-by=fusebox";
 
 /// The annotation with the hash of what was wanted. Nothing without it is ever deleted.
 pub const APPLIED_ANNOTATION: &str = "fusebox.dev/applied";
-
-/// The annotation of a ConfigMap with its configuration's revision.
-pub const REVISION_ANNOTATION: &str = "fusebox.dev/revision";
-
-/// The key of a ConfigMap under which the configuration stands.
-pub const CONFIG_KEY: &str = "config.yaml";
 
 /// The kinds of outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,24 +59,6 @@ pub struct Output {
 /// All outputs of one compilation.
 pub type Outputs = BTreeMap<OutputKey, Output>;
 
-/// Why an output can't be made.
-#[derive(Debug, thiserror::Error)]
-pub enum OutputError {
-    /// Plain data that can't be written.
-    #[error("the configuration of {kind} {namespace}/{name} can't be written as YAML")]
-    Yaml {
-        /// The workload's kind.
-        kind: String,
-        /// Its namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
-        /// Why.
-        #[source]
-        source: serde_yaml::Error,
-    },
-}
-
 impl OutputKind {
     /// Every kind.
     pub const ALL: [Self; 4] = [Self::ConfigMap, Self::Service, Self::ServiceMonitor, Self::PrometheusRule];
@@ -116,52 +91,46 @@ impl OutputKind {
         };
         ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, "v1", self.name()), plural)
     }
-
-    /// The kind of an object, if it is one of these.
-    #[must_use]
-    pub fn of(types: &TypeMeta) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| *types == kind.types())
-    }
-
-    fn types(self) -> TypeMeta {
-        let ApiResource { api_version, kind, .. } = self.resource();
-        TypeMeta { api_version, kind }
-    }
 }
 
-/// The ConfigMap of every workload with sidecars.
+/// All objects that a plan wants.
 ///
 /// # Errors
-/// [`OutputError`].
-pub(super) fn config_maps(plan: &Plan) -> Result<Outputs, OutputError> {
-    let made = plan.workloads.iter().map(|(id, workload)| {
-        let yaml = serde_yaml::to_string(&workload.config).map_err(|source| OutputError::Yaml {
-            kind: id.kind.clone(),
-            namespace: id.namespace.clone(),
-            name: id.name.clone(),
-            source,
-        })?;
-        let object = json!({
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": {
-                "namespace": id.namespace,
-                "name": workload.config_map_name,
-                "annotations": {
-                    REVISION_ANNOTATION: workload.revision,
-                    format!("{GROUP}/workload"): format!("{}/{}", id.kind, id.name),
-                },
-            },
-            "data": { CONFIG_KEY: yaml },
-        });
-        let key = OutputKey {
-            kind: OutputKind::ConfigMap,
-            namespace: id.namespace.clone(),
-            name: workload.config_map_name.clone(),
-        };
-        Ok((key, Output::new(object, None)))
+/// [`ObjectError`] where plain data can't be written, which it always can.
+pub fn outputs(plan: &Plan, options: &MonitoringOptions) -> Result<Outputs, ObjectError> {
+    let wanted = objects::all(plan, options)?.into_iter().filter_map(|Wanted { mut object, policy }| {
+        let key = OutputKey::of(&object)?;
+        if let Some(owner) = policy.as_ref().and_then(|id| plan.policies.get(id)) {
+            object["metadata"]["ownerReferences"] = json!([owner_reference(&owner.version)]);
+        }
+        Some((key, Output::new(object, policy)))
     });
-    made.collect()
+    Ok(wanted.collect())
+}
+
+/// What goes with its policy says so, and needs no finalizer.
+fn owner_reference(PolicyVersion { kind, id, uid, generation: _ }: &PolicyVersion) -> Value {
+    json!({
+        "apiVersion": format!("{GROUP}/{VERSION}"),
+        "kind": kind,
+        "name": id.name,
+        "uid": uid,
+        "controller": true,
+    })
+}
+
+impl OutputKey {
+    /// The key of an object; None where it is of a kind or without a name that can't be applied.
+    fn of(object: &Value) -> Option<Self> {
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let (version, name) = (object["apiVersion"].as_str()?, object["kind"].as_str()?);
+        let kind = OutputKind::ALL.into_iter().find(|kind| {
+            let ApiResource { api_version, kind, .. } = kind.resource();
+            (api_version.as_str(), kind.as_str()) == (version, name)
+        })?;
+        let metadata = &object["metadata"];
+        Some(Self { kind, namespace: text(&metadata["namespace"])?, name: text(&metadata["name"])? })
+    }
 }
 
 impl Output {
@@ -173,15 +142,6 @@ impl Output {
         let hash: String = Sha256::digest(text.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         object["metadata"]["annotations"][APPLIED_ANNOTATION] = hash.clone().into();
         Self { object, hash, policy }
-    }
-
-    /// Marks a dynamic object as ours; None where it is of a kind or without a name that we can't apply.
-    #[must_use]
-    pub fn from_dynamic(object: &DynamicObject, policy: Option<PolicyId>) -> Option<(OutputKey, Self)> {
-        let kind = OutputKind::of(object.types.as_ref()?)?;
-        let key =
-            OutputKey { kind, namespace: object.metadata.namespace.clone()?, name: object.metadata.name.clone()? };
-        Some((key, Self::new(serde_json::to_value(object).ok()?, policy)))
     }
 }
 
@@ -236,10 +196,10 @@ mod tests {
 
     #[test]
     fn a_kind_that_is_not_ours_is_no_output() {
-        let object: DynamicObject = serde_json::from_value(
-            json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"namespace": "shop", "name": "a"}}),
-        )
-        .unwrap();
-        assert!(Output::from_dynamic(&object, None).is_none());
+        let mut object =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "shop", "name": "a"}});
+        assert!(OutputKey::of(&object).is_some());
+        object["kind"] = "Secret".into();
+        assert_eq!(OutputKey::of(&object), None);
     }
 }

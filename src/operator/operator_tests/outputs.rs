@@ -1,5 +1,6 @@
 //! What the operator makes of policies, and that it makes nothing twice.
 
+use fusebox_compiler::objects::{CONFIG_KEY, REVISION_ANNOTATION};
 use fusebox_compiler::proxy_config::config_map_name;
 use fusebox_policy::config::{ProxyConfig, WorkloadId};
 use fusebox_testkit::consistently;
@@ -8,7 +9,6 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams};
 
 use super::*;
-use crate::apply::{CONFIG_KEY, REVISION_ANNOTATION};
 use crate::health::{Component, State};
 
 const QUIET: Duration = Duration::from_secs(5);
@@ -61,7 +61,7 @@ async fn a_policy_becomes_a_config_map_and_conditions_and_nothing_is_written_twi
 }
 
 /// Over a quiet period the audit log shows no write of ours.
-async fn nothing_is_written(cluster: &Cluster) -> Result<()> {
+pub(super) async fn nothing_is_written(cluster: &Cluster) -> Result<()> {
     let log = cluster.audit_log();
     let mut mark = log.mark()?;
     eventually(SOON, "the operator comes to rest", async || {

@@ -10,11 +10,12 @@ use kube::Api;
 use kube::api::DynamicObject;
 use parking_lot::Mutex;
 use serde_json::Value;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use super::Surroundings;
 use super::table::{Change, ObjectName, Reduced, Table};
 use super::watch::{Listed, Watch};
+use super::{Signal, Surroundings};
 use crate::apply::{MANAGED_BY_SELECTOR, OutputKey, OutputKind};
 use crate::touched::Touched;
 
@@ -34,6 +35,7 @@ pub struct OutputRecord {
 pub struct OutputStores {
     shared: Arc<Mutex<BTreeMap<OutputKind, Store>>>,
     changed: Touched<OutputKey>,
+    listed: Signal,
 }
 
 #[derive(Debug)]
@@ -99,19 +101,26 @@ impl OutputStores {
         stores.iter().flat_map(|(kind, store)| store.table.names().into_iter().map(|name| key(*kind, name))).collect()
     }
 
-    /// Outputs that are not what they were, or whose kind became known.
+    /// Tells when a kind was listed: what is missing of it can be seen from then on.
+    #[must_use]
+    pub fn listed(&self) -> watch::Receiver<u64> {
+        self.listed.subscribe()
+    }
+
+    /// Outputs that are not what they were.
     #[must_use]
     pub fn changed(&self) -> &Touched<OutputKey> {
         &self.changed
     }
 
     fn take(&self, kind: OutputKind, changes: Vec<Change<OutputRecord>>, listed: Listed) {
-        if listed == Listed::Anew
-            && let Some(store) = self.shared.lock().get_mut(&kind)
-        {
-            store.listed = true;
-        }
         self.changed.touch(changes.into_iter().map(|change| key(kind, change.name)));
+        if listed == Listed::Anew {
+            if let Some(store) = self.shared.lock().get_mut(&kind) {
+                store.listed = true;
+            }
+            self.listed.ring();
+        }
     }
 }
 
