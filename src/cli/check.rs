@@ -5,7 +5,7 @@
 use std::io::Write as _;
 
 use anyhow::Result;
-use fusebox_compiler::check::{self, File, Finding, Severity};
+use fusebox_compiler::check::{File, Finding, Severity};
 use serde_json::{Value, json};
 
 use crate::arguments::{CheckArguments, Output};
@@ -22,7 +22,7 @@ pub(crate) fn check(arguments: &CheckArguments, terminal: &mut Terminal) -> Resu
         }
     };
     let files: Vec<File<'_>> = sources.iter().map(Source::file).collect();
-    let findings = check::check(&files);
+    let findings = manifests::findings(&files);
     let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
     match arguments.output {
         Output::Json => {

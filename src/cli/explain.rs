@@ -79,7 +79,7 @@ fn of_pod(mut snapshot: Snapshot, namespace: &str, name: &str) -> Option<Explana
             let enforced = config.is_some_and(|config| {
                 breakers(config).any(|(_, breaker)| breaker.policy == *id && breaker.target == target.target)
             });
-            if !enforced {
+            if !enforced && concerns(&pod, id, target) {
                 let why = why_not(&snapshot, &pod, id, policy, target);
                 does_not_apply.push(Reason { policy: id.clone(), target: target.target.clone(), why });
             }
@@ -93,6 +93,12 @@ fn of_pod(mut snapshot: Snapshot, namespace: &str, name: &str) -> Option<Explana
         applies,
         does_not_apply,
     })
+}
+
+/// Whether a pod's people would ask about it: mistakes in other namespaces' policies are not theirs.
+fn concerns(pod: &Pod, id: &PolicyId, target: &TargetPlan) -> bool {
+    let near = [&id.namespace, &target.target.namespace].contains(&&pod.namespace);
+    near || target.verdict == Verdict::Accepted
 }
 
 /// Every breaker of a configuration with the traffic it stands in front of.
@@ -166,7 +172,11 @@ fn print(explanation: &Explanation, terminal: &mut Terminal) -> Result<()> {
     let Explanation { namespace, pod, workload, sidecar, applies, does_not_apply } = explanation;
     let out = &mut terminal.out;
     let heading = format!("Pod {namespace}/{pod}");
-    writeln!(out, "{} of {} {}/{}", Styled(STRONG, heading), workload.kind, workload.namespace, workload.name)?;
+    let owner = match workload.kind.as_str() {
+        "Pod" => String::new(),
+        kind => format!(" of {kind} {}/{}", workload.namespace, workload.name),
+    };
+    writeln!(out, "{}{owner}", Styled(STRONG, heading))?;
     if !sidecar {
         let fix = format!("`kubectl label namespace {namespace} {INJECT_LABEL}={INJECT_ENABLED}`, then restart it");
         writeln!(out, "{} {fix}. With one it would be:", Styled(CARE, "It has no sidecar, so nothing is enforced:"))?;

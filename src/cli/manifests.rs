@@ -43,12 +43,22 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<Source>> {
 pub(crate) fn load(paths: &[PathBuf], terminal: &mut Terminal) -> Result<Option<Snapshot>> {
     let sources = read(paths)?;
     let files: Vec<File<'_>> = sources.iter().map(Source::file).collect();
-    let findings = check::check(&files);
+    let findings = findings(&files);
     print(&findings, &mut *terminal.err)?;
     if findings.iter().any(|finding| finding.severity == Severity::Error) {
         return Ok(None);
     }
     Ok(Some(manifest::load(&files, Timestamp::now())?))
+}
+
+/// What is wrong, in the order of the files and their lines.
+pub(crate) fn findings(files: &[File<'_>]) -> Vec<Finding> {
+    let check_one = |file: &File<'_>| {
+        let mut findings = check::check(std::slice::from_ref(file));
+        findings.sort_by_key(|finding| finding.place);
+        findings
+    };
+    files.iter().flat_map(check_one).collect()
 }
 
 /// Prints findings, one a line: `file:line:column: error: field: message; fix`.

@@ -174,10 +174,10 @@ fn warn(plan: &Plan, config: &ProxyConfig, terminal: &mut Terminal) -> Result<()
     for (id, policy) in &plan.policies {
         let used = config.policies.iter().any(|version| version.id == *id);
         for target in policy.targets.iter().filter(|target| !used || target.verdict != Verdict::Accepted) {
-            let why = match (&target.verdict, policy.side) {
-                (Verdict::Refused(refusal), _) => refusal.to_string(),
-                (Verdict::Accepted, Side::Server) => "side Server; this proxy stands on the callers' side".to_owned(),
-                (Verdict::Accepted, Side::Client) => {
+            let why = match (policy.side, &target.verdict) {
+                (Side::Server, _) => "side Server; this proxy stands on the callers' side".to_owned(),
+                (Side::Client, Verdict::Refused(refusal)) => refusal.to_string(),
+                (Side::Client, Verdict::Accepted) => {
                     format!("it guards callers in namespace {}; run with --caller {}", id.namespace, id.namespace)
                 }
             };

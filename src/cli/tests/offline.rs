@@ -49,7 +49,7 @@ async fn render_prints_what_the_operator_would_apply() {
 async fn render_shows_statuses_on_request() {
     let (exit, out, _) = fusebox(&["render", "-f", POLICIES, "-f", WORKLOADS, "--status"]).await;
     assert_eq!(exit, Exit::Done);
-    let statuses = out.split("---\n").filter(|text| text.contains("kind: CircuitBreakerPolicy\n")).collect::<Vec<_>>();
+    let statuses = out.split("---\n").filter(|text| text.starts_with("apiVersion: fusebox.dev/")).collect::<Vec<_>>();
     assert_eq!(statuses.len(), 2);
     assert!(statuses[0].contains("type: Accepted") && statuses[0].contains("reason: NoProxies"), "{}", statuses[0]);
 }
