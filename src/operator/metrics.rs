@@ -48,8 +48,6 @@ pub struct Metrics {
     pub api_requests: IntCounterVec,
     /// Objects in the stores, by kind.
     pub store_objects: IntGaugeVec,
-    /// Objects that could not be read, by kind.
-    pub invalid_objects: IntGaugeVec,
     /// Errors of watches, by kind.
     pub watch_errors: IntCounterVec,
     /// Spans that were exported.
@@ -90,7 +88,6 @@ impl Metrics {
             queue_refused: make.counters("queue_refused_total", "Work that a full queue refused", &["queue"])?,
             api_requests: make.counters("api_requests_total", "Calls of the API server", &["method", "code"])?,
             store_objects: make.gauges("store_objects", "Objects in the stores", &["kind"])?,
-            invalid_objects: make.gauges("invalid_objects", "Objects that could not be read", &["kind"])?,
             watch_errors: make.counters("watch_errors_total", "Errors of watches", &["kind"])?,
             spans_exported: make.counter("trace_spans_exported_total", "Spans that were exported")?,
             spans_dropped: make.counter("trace_spans_dropped_total", "Spans that could not be exported")?,

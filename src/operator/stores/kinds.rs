@@ -1,7 +1,7 @@
 //! Which kinds are watched, how each is reduced, and whom its changes wake.
 //!
 //! The resources of our own group go through `DeserializeGuard`, so that one object that can't be
-//! read does not stop the others; it is left out and counted.
+//! read does not stop the others; it is left out and named in the log.
 
 use std::fmt::Debug;
 use std::sync::Arc;
