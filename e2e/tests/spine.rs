@@ -52,7 +52,7 @@ async fn a_policy_trips_a_real_proxy_and_kubectl_shows_it() -> Result<()> {
     .await?;
     web.get("/").await?;
     shop.shows(&fleet, "payments", (".status.state", "Closed")).await?;
-    shop.condition(&fleet, "payments", ("Tripped", "False", "Closed")).await?;
+    shop.condition(&fleet, "payments", ("Tripped", "False", "NotTripped")).await?;
     Ok(())
 }
 
