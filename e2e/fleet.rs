@@ -142,5 +142,6 @@ impl Fleet {
 /// A path in this repository.
 #[must_use]
 pub fn repository(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"));
+    root.join(path)
 }

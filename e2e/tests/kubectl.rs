@@ -35,8 +35,8 @@ async fn conditions_say_the_next_step() -> Result<()> {
     let shop = Shop::open(&fleet).await?;
 
     shop.apply_policy(&fleet, "payments", "").await?;
-    let message = shop.condition(&fleet, "payments", ("Programmed", "True", "NoProxies")).await?;
-    assert!(!message.is_empty());
+    let message = shop.condition(&fleet, "payments", ("Programmed", "False", "NoSidecars")).await?;
+    assert!(message.contains("fusebox.dev/inject=enabled"), "{message}");
 
     shop.apply_policy(&fleet, "second", "").await?;
     let message = shop.condition(&fleet, "second", ("Accepted", "False", "Conflicted")).await?;
