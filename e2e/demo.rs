@@ -11,8 +11,8 @@ use fusebox_e2e::fleet::{PATIENCE, repository};
 use fusebox_e2e::{Fleet, OperatorOptions, Shop, Sidecar};
 use fusebox_testkit::eventually;
 use fusebox_testkit::load::Load;
-use http::StatusCode;
 use futures::future::try_join_all;
+use http::StatusCode;
 
 const PROXIES: usize = 3;
 const TRAFFIC: (u32, Duration) = (200, Duration::from_secs(2));
@@ -117,7 +117,8 @@ impl Story {
     }
 
     async fn show(&self, arguments: &[&str]) -> Result<()> {
-        println!("\n  $ kubectl {}", arguments.join(" "));
+        let typed = arguments.join(" ").replace(&format!("{}/", repository("").display()), "");
+        println!("\n  $ kubectl {typed}");
         println!("{}", indent(&self.fleet.kubectl(arguments).await?));
         Ok(())
     }

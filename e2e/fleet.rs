@@ -119,7 +119,15 @@ impl Fleet {
     pub async fn leader(&self) -> Result<usize> {
         eventually(PATIENCE, "one operator holds the lease", async || {
             let holder = self
-                .kubectl(&["get", "lease", "fusebox-operator", "-n", SYSTEM_NAMESPACE, "-o", "jsonpath={.spec.holderIdentity}"])
+                .kubectl(&[
+                    "get",
+                    "lease",
+                    "fusebox-operator",
+                    "-n",
+                    SYSTEM_NAMESPACE,
+                    "-o",
+                    "jsonpath={.spec.holderIdentity}",
+                ])
                 .await?;
             self.operators
                 .iter()
@@ -135,7 +143,10 @@ impl Fleet {
     /// When the audit log can't be read.
     pub fn writes_of(&self, identity: &str) -> Result<Vec<AuditEvent>> {
         let events = self.cluster.audit_events()?;
-        Ok(events.into_iter().filter(|event| event.user.username == identity && event.is_write() && event.succeeded()).collect())
+        Ok(events
+            .into_iter()
+            .filter(|event| event.user.username == identity && event.is_write() && event.succeeded())
+            .collect())
     }
 }
 

@@ -81,7 +81,8 @@ async fn trip_to_status(client: &Client, shop: &Shop, proxy: &Sidecar) -> Result
         let begun = Instant::now();
         proxy.get("/").await?;
         while let Some(event) = events.next().await {
-            if event?.status.and_then(|status| status.state).is_some_and(|state| format!("{state:?}").contains("Open")) {
+            if event?.status.and_then(|status| status.state).is_some_and(|state| format!("{state:?}").contains("Open"))
+            {
                 break;
             }
         }
@@ -95,7 +96,11 @@ async fn trip_to_status(client: &Client, shop: &Shop, proxy: &Sidecar) -> Result
 
 async fn fail_fast(policies: &Api<CircuitBreakerPolicy>, proxy: &Sidecar) -> Result<()> {
     let end = jiff::Timestamp::now() + Duration::from_secs(600);
-    patch(policies, json!({"spec": {"override": {"state": "ForcedOpen", "until": format!("{end:.0}"), "reason": "measured"}}})).await?;
+    patch(
+        policies,
+        json!({"spec": {"override": {"state": "ForcedOpen", "until": format!("{end:.0}"), "reason": "measured"}}}),
+    )
+    .await?;
     answers(std::slice::from_ref(proxy), 503).await?;
     let report = Load::new(proxy.outbound(), 2_000, Duration::from_secs(10)).run().await?;
     println!("\nfail-fast while open, 2,000 requests/s for 10 s: {report}");

@@ -40,7 +40,10 @@ impl Shop {
              spec: {{selector: {{app: payments}}, ports: [{{name: http, port: 80, targetPort: http}}]}}}}"
         );
         fleet.cluster.apply(&service).await?;
-        PodBuilder::of(namespace, Workload::Deployment("payments".into())).port("http", 8080).create(&fleet.client).await?;
+        PodBuilder::of(namespace, Workload::Deployment("payments".into()))
+            .port("http", 8080)
+            .create(&fleet.client)
+            .await?;
         Ok(Self { namespace: namespace.to_owned(), upstream: FlakyUpstream::start().await? })
     }
 

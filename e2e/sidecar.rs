@@ -70,8 +70,10 @@ impl Sidecar {
         arguments.extend(control.iter().map(|url| format!("--control={url}")));
         arguments.extend(options.application.iter().map(|app| format!("--inbound={}={app}", inbound.address())));
         let process = spawn(&arguments)?;
-        let [outbound_client, inbound_client, admin_client] = [&outbound, &inbound, &admin].map(|port| Client::new(port.address()));
-        let mut sidecar = Self { process, pod, arguments, folder, outbound, admin, outbound_client, inbound_client, admin_client };
+        let [outbound_client, inbound_client, admin_client] =
+            [&outbound, &inbound, &admin].map(|port| Client::new(port.address()));
+        let mut sidecar =
+            Self { process, pod, arguments, folder, outbound, admin, outbound_client, inbound_client, admin_client };
         sidecar.ready().await?;
         Ok(sidecar)
     }
@@ -94,7 +96,11 @@ impl Sidecar {
         let config = eventually(PATIENCE, "the workload's ConfigMap holds the policy", async || {
             let list = maps.list(&ListParams::default().labels("app.kubernetes.io/managed-by=fusebox")).await?;
             let names: Vec<String> = list.items.iter().map(ResourceExt::name_any).collect();
-            let found = list.items.into_iter().filter_map(|map| map.data?.remove("config.yaml")).find(|text| text.contains(policy));
+            let found = list
+                .items
+                .into_iter()
+                .filter_map(|map| map.data?.remove("config.yaml"))
+                .find(|text| text.contains(policy));
             found.with_context(|| format!("none of {names:?} holds {policy}"))
         })
         .await?;

@@ -11,7 +11,8 @@ use kube::Client;
 use serde_json::Value;
 
 // As kubectl sends it, strictly, without leaving anything behind.
-const URL: &str = "/apis/fusebox.dev/v1alpha1/namespaces/default/circuitbreakerpolicies?dryRun=All&fieldValidation=Strict";
+const URL: &str =
+    "/apis/fusebox.dev/v1alpha1/namespaces/default/circuitbreakerpolicies?dryRun=All&fieldValidation=Strict";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_api_server_gives_every_case_the_verdict_and_field_that_check_gives() -> Result<()> {

@@ -15,9 +15,16 @@ async fn kubectl_get_and_explain_read_well() -> Result<()> {
         let table = fleet.kubectl(&["get", name, "-n", &shop.namespace]).await?;
         let mut lines = table.lines();
         let header: Vec<&str> = lines.next().unwrap_or_default().split_whitespace().collect();
-        assert_eq!(header, ["NAME", "TARGET", "STATE", "OPEN", "FAIL%", "TRIPS", "LAST-TRIP", "READY", "AGE"], "{table}");
+        assert_eq!(
+            header,
+            ["NAME", "TARGET", "STATE", "OPEN", "FAIL%", "TRIPS", "LAST-TRIP", "READY", "AGE"],
+            "{table}"
+        );
         let row = lines.next().unwrap_or_default();
-        assert!(row.contains("payments") && row.contains("Closed") && row.contains("0/1") && row.contains("True"), "{table}");
+        assert!(
+            row.contains("payments") && row.contains("Closed") && row.contains("0/1") && row.contains("True"),
+            "{table}"
+        );
     }
     let trip = fleet.kubectl(&["explain", "cb.spec.trip"]).await?;
     for field in ["consecutiveFailures", "failures", "failureRate"] {

@@ -46,7 +46,12 @@ async fn an_api_server_frozen_for_two_leases_sees_no_late_write() -> Result<()> 
     let fleet = Fleet::start(2, &OperatorOptions::short_lease()).await?;
     let shop = Shop::open(&fleet).await?;
     let web = shop.caller_with_sidecar(&fleet).await?;
-    shop.apply_policy(&fleet, "payments", "trip: {consecutiveFailures: 1}, open: {baseDuration: 100ms, maxDuration: 100ms}").await?;
+    shop.apply_policy(
+        &fleet,
+        "payments",
+        "trip: {consecutiveFailures: 1}, open: {baseDuration: 100ms, maxDuration: 100ms}",
+    )
+    .await?;
     web.enforces("payments").await?;
 
     fleet.cluster.pause_api_server().await?;
@@ -97,7 +102,12 @@ fn assert_every_write_has_its_term(fleet: &Fleet, lease: Duration) -> Result<()>
             }
             checked += 1;
             if term_end.is_none_or(|end| event.stage_timestamp > end) {
-                late.push(format!("{} {} {} at {at}, term ended {term_end:?}", operator.identity(), event.verb, event.object.resource));
+                late.push(format!(
+                    "{} {} {} at {at}, term ended {term_end:?}",
+                    operator.identity(),
+                    event.verb,
+                    event.object.resource
+                ));
             }
         }
     }

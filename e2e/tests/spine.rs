@@ -9,7 +9,8 @@ use http::StatusCode;
 
 use fusebox_e2e::fleet::PATIENCE;
 
-const QUICK: &str = "trip: {consecutiveFailures: 3}, open: {baseDuration: 2s, jitterPercent: 0}, halfOpen: {successThreshold: 2}";
+const QUICK: &str =
+    "trip: {consecutiveFailures: 3}, open: {baseDuration: 2s, jitterPercent: 0}, halfOpen: {successThreshold: 2}";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_trips_a_real_proxy_and_kubectl_shows_it() -> Result<()> {
@@ -82,7 +83,16 @@ async fn an_override_forces_every_proxy_and_its_end_frees_them() -> Result<()> {
     assert!(message.contains("INC-42"), "{message}");
 
     fleet
-        .kubectl(&["patch", "cb", "payments", "-n", &shop.namespace, "--type=json", "-p", r#"[{"op":"remove","path":"/spec/override"}]"#])
+        .kubectl(&[
+            "patch",
+            "cb",
+            "payments",
+            "-n",
+            &shop.namespace,
+            "--type=json",
+            "-p",
+            r#"[{"op":"remove","path":"/spec/override"}]"#,
+        ])
         .await?;
     for proxy in &proxies {
         answers(proxy, 200).await?;
