@@ -125,8 +125,13 @@ async fn forward(mut exchange: Exchange, request: Request<Incoming>, started: In
     let mut request = Request::from_parts(parts, body);
     normalize::frame(&mut request);
     let mut deadline = rule.timeout.map(|timeout| Box::pin(tokio::time::sleep_until((started + timeout).into())));
-    let sending = upstream::send(&rule.pools, request, started);
-    match within(&mut deadline, sending).await {
+    let mut sending = std::pin::pin!(upstream::send(&rule.pools, request, started));
+    let mut sent = within(&mut deadline, sending.as_mut()).await;
+    if sent.is_none() && exchange.overdue_in_shadow(client.as_deref(), Instant::now()) {
+        deadline = None;
+        sent = Some(sending.await);
+    }
+    match sent {
         Some(Ok((response, _))) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
             // Nobody asked for it: the Upgrade header was not passed on.
             failed(exchange, Ending::Reset, client.as_deref())

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use fusebox_policy::circuit_breaker::{Outcome, Permit};
-use fusebox_policy::config::FailureCondition;
+use fusebox_policy::config::{FailureCondition, Mode};
 
 use super::request_body::ClientBody;
 use crate::enforcer::Enforcer;
@@ -51,6 +51,17 @@ impl Exchange {
         if failed {
             self.settle(Outcome::Failure, Instant::now());
         }
+    }
+
+    /// The rule's time is over. In Shadow that is only counted: true means that the request goes on without a deadline.
+    pub(crate) fn overdue_in_shadow(&mut self, client: Option<&ClientBody>, now: Instant) -> bool {
+        let Some(guard) = self.rule.guard.as_ref().filter(|guard| guard.mode == Mode::Shadow) else { return false };
+        let outcome = match Ending::Timeout.blaming(client) {
+            Ending::Timeout => guard.failures.condition_outcome(FailureCondition::Timeout),
+            _ => Outcome::Neutral,
+        };
+        self.settle(outcome, now);
+        true
     }
 
     /// The whole answer was passed on.

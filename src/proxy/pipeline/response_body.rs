@@ -85,15 +85,26 @@ impl Passage {
         exchange.broke(ending.blaming(client.as_deref()), Instant::now());
     }
 
+    /// Whether the rule's time is over, and that is to be acted on.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> bool {
-        self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready())
+        self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) && !self.only_counted()
+    }
+
+    /// In Shadow a time that is over is counted, and the body goes on.
+    fn only_counted(&mut self) -> bool {
+        let Some(Open { exchange, client, .. }) = &mut self.open else { return false };
+        let shadow = exchange.overdue_in_shadow(client.as_deref(), Instant::now());
+        if shadow {
+            self.deadline = None;
+        }
+        shadow
     }
 
     fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match Pin::new(&mut self.inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 // The time is over, but the upstream was not what we waited for: the client reads too slowly.
-                if self.deadline.as_ref().is_some_and(|deadline| deadline.is_elapsed()) {
+                if self.deadline.as_ref().is_some_and(|deadline| deadline.is_elapsed()) && !self.only_counted() {
                     self.fail(Ending::ClientAbort);
                     return Poll::Ready(Some(Err(BodyError::Timeout)));
                 }

@@ -201,6 +201,22 @@ async fn shadow_lets_everything_pass_and_counts_what_it_would_have_refused() {
 }
 
 #[tokio::test]
+async fn shadow_counts_a_timeout_and_lets_the_answer_come() {
+    for path in ["/late", "/trickle"] {
+        let upstream = Upstream::start().await;
+        let mut settings = config(upstream.address);
+        policy(&mut settings).mode = Mode::Shadow;
+        policy(&mut settings).rules[0].timeout_ms = Some(50);
+        let (proxy, address) = proxy(&settings).await;
+        for _ in 0..3 {
+            let answer = get(address, path).await;
+            assert_eq!((answer.status, &answer.body[..]), (StatusCode::OK, &b"late"[..]), "{path}");
+        }
+        assert_eq!(state(&proxy), BreakerState::Open, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn forced_open_refuses_until_its_time_and_then_the_own_state_goes_on() {
     let upstream = Upstream::start().await;
     let mut settings = config(upstream.address);

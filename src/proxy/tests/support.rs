@@ -91,6 +91,9 @@ impl Upstream {
     }
 }
 
+/// How late the paths `/late` and `/trickle` are.
+const LATE: Duration = Duration::from_millis(200);
+
 async fn converse(stream: TcpStream, counts: Arc<Counts>) {
     let mut stream = BufReader::new(stream);
     while let Some((head, body)) = receive(&mut stream).await {
@@ -117,6 +120,15 @@ async fn converse(stream: TcpStream, counts: Arc<Counts>) {
             "stall" => {
                 let _ = stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n0123456789").await;
                 return wait_for_end(&mut stream, &counts).await;
+            }
+            "late" => {
+                tokio::time::sleep(LATE).await;
+                reply("200", "", b"late")
+            }
+            "trickle" => {
+                let _ = stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nla").await;
+                tokio::time::sleep(LATE).await;
+                b"te".to_vec()
             }
             "hang" => return wait_for_end(&mut stream, &counts).await,
             "big" => return pour(&mut stream, argument.parse().unwrap(), &counts).await,
