@@ -1,9 +1,7 @@
-//! End-to-end tests: one file for each subject, all on real processes.
+//! End-to-end tests: one file for each subject, all on real processes. What needs the whole machine stands in `load.rs`.
 
 #[path = "tests/cases.rs"]
 mod cases;
-#[path = "tests/flapping.rs"]
-mod flapping;
 #[path = "tests/kubectl.rs"]
 mod kubectl;
 #[path = "tests/leader.rs"]

@@ -1,4 +1,6 @@
 //! Breakers that trip a thousand times a second on many pods cost few status writes, and the last state is exact.
+//!
+//! A test program of its own, so that fifty busy proxies never run beside a test that waits for something.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
