@@ -5,7 +5,7 @@
 
 use std::sync::LazyLock;
 
-use fusebox_api::crd;
+use fusebox_api::{crd, duration};
 use jsonschema::error::ValidationErrorKind;
 use jsonschema::paths::LocationSegment;
 use kube::core::cel::{ErrorKind, Validator as RuleValidator, apply_defaults};
@@ -34,6 +34,9 @@ const METADATA_FIELDS: [&str; 15] = [
     "managedFields",
     "selfLink",
 ];
+
+/// How a duration is written.
+const DURATION_FIX: &str = "write it like 5s, 250ms or 1m30s";
 
 /// The schema of CircuitBreakerPolicy, made once.
 static CIRCUIT_BREAKER: LazyLock<Option<Schema>> = LazyLock::new(Schema::of_circuit_breaker);
@@ -67,7 +70,7 @@ impl Schema {
         let mut found = self.unknown_fields(document);
         let defaulted = self.defaulted(document);
         let refused: Vec<Found> =
-            self.compiled.iter_errors(&defaulted).take(MAX_FINDINGS).map(|error| said(&error)).collect();
+            self.compiled.iter_errors(&defaulted).take(MAX_FINDINGS).map(|error| self.said(&error)).collect();
         let valid = refused.is_empty();
         found.extend(refused);
         if valid {
@@ -110,6 +113,46 @@ impl Schema {
             }
         }
         found
+    }
+
+    /// A refusal of the schema in words that say what to do.
+    fn said(&self, error: &jsonschema::ValidationError<'_>) -> Found {
+        let mut path = Path::default();
+        for segment in error.instance_path().segments() {
+            path = match segment {
+                LocationSegment::Property(name) => path.field(&name),
+                LocationSegment::Index(index) => path.index(index),
+            };
+        }
+        let value = shortened(error.instance());
+        let message = match error.kind() {
+            ValidationErrorKind::Required { property } => {
+                path = path.field(property.as_str().unwrap_or_default());
+                "is required".to_owned()
+            }
+            ValidationErrorKind::Type { .. } | ValidationErrorKind::Pattern { .. } if self.wants_duration(error) => {
+                return Found::new(Layer::Schema, path, format!("{value} is no duration")).with_fix(DURATION_FIX);
+            }
+            ValidationErrorKind::Type { .. } => format!("{value} has the wrong type: {error}"),
+            ValidationErrorKind::Enum { options } => format!("{value} is not one of {options}"),
+            ValidationErrorKind::Minimum { limit } => format!("{value} is too small: set {} at least", bound(limit)),
+            ValidationErrorKind::Maximum { limit } => format!("{value} is too large: set {} at most", bound(limit)),
+            ValidationErrorKind::MaxItems { limit } => format!("the list is too long: {limit} items at most"),
+            ValidationErrorKind::MinItems { limit } => format!("the list is too short: {limit} items at least"),
+            ValidationErrorKind::MaxLength { limit } => format!("{value} is too long: {limit} characters at most"),
+            ValidationErrorKind::MinLength { limit } => format!("{value} is too short: {limit} characters at least"),
+            ValidationErrorKind::Pattern { pattern } => format!("{value} does not match {pattern}"),
+            ValidationErrorKind::Format { format } => format!("{value} is not a {format}"),
+            _ => error.to_string(),
+        };
+        Found::new(Layer::Schema, path, message)
+    }
+
+    /// Whether the place of a refusal takes a duration, told by the one pattern that durations have.
+    fn wants_duration(&self, error: &jsonschema::ValidationError<'_>) -> bool {
+        let place = error.schema_path().as_str().rsplit_once('/').map_or("", |(place, _)| place);
+        let pattern = self.raw.pointer(place).and_then(|schema| schema.get("pattern"));
+        pattern.and_then(Value::as_str) == Some(duration::PATTERN)
     }
 }
 
@@ -183,34 +226,10 @@ fn identity(schema: &Value, item: &Value) -> Option<Value> {
     }
 }
 
-/// A refusal of the schema in words that say what to do.
-fn said(error: &jsonschema::ValidationError<'_>) -> Found {
-    let mut path = Path::default();
-    for segment in error.instance_path().segments() {
-        path = match segment {
-            LocationSegment::Property(name) => path.field(&name),
-            LocationSegment::Index(index) => path.index(index),
-        };
-    }
-    let value = shortened(error.instance());
-    let message = match error.kind() {
-        ValidationErrorKind::Required { property } => {
-            path = path.field(property.as_str().unwrap_or_default());
-            "is required".to_owned()
-        }
-        ValidationErrorKind::Type { .. } => format!("{value} has the wrong type: {error}"),
-        ValidationErrorKind::Enum { options } => format!("{value} is not one of {options}"),
-        ValidationErrorKind::Minimum { limit } => format!("{value} is too small: set {limit} at least"),
-        ValidationErrorKind::Maximum { limit } => format!("{value} is too large: set {limit} at most"),
-        ValidationErrorKind::MaxItems { limit } => format!("the list is too long: {limit} items at most"),
-        ValidationErrorKind::MinItems { limit } => format!("the list is too short: {limit} items at least"),
-        ValidationErrorKind::MaxLength { limit } => format!("{value} is too long: {limit} characters at most"),
-        ValidationErrorKind::MinLength { limit } => format!("{value} is too short: {limit} characters at least"),
-        ValidationErrorKind::Pattern { pattern } => format!("{value} does not match {pattern}"),
-        ValidationErrorKind::Format { format } => format!("{value} is not a {format}"),
-        _ => error.to_string(),
-    };
-    Found::new(Layer::Schema, path, message)
+/// A bound without the `.0` that the validator's numbers carry.
+fn bound(limit: &Value) -> String {
+    let text = limit.to_string();
+    text.strip_suffix(".0").unwrap_or(&text).to_owned()
 }
 
 fn shortened(value: &Value) -> String {

@@ -43,6 +43,27 @@ fn a_finding_names_file_line_field_and_fix() {
 }
 
 #[test]
+fn refused_values_come_with_one_that_would_do() {
+    let said = |field: &str| {
+        let head = "apiVersion: fusebox.dev/v1alpha1\nkind: CircuitBreakerPolicy\nmetadata: {name: a}\nspec:\n  targetRefs: [{name: pay}]\n";
+        let found = findings(&format!("{head}  {field}\n"));
+        found.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    };
+    assert!(
+        said("timeout: 5").ends_with("spec.timeout: 5 is no duration; write it like 5s, 250ms or 1m30s"),
+        "{}",
+        said("timeout: 5")
+    );
+    assert!(
+        said("timeout: 5d").ends_with("\"5d\" is no duration; write it like 5s, 250ms or 1m30s"),
+        "{}",
+        said("timeout: 5d")
+    );
+    assert!(said("trip: {consecutiveFailures: 0}").ends_with("0 is too small: set 1 at least"));
+    assert!(said("override: {state: ForcedOpen, until: \"2026-03-01T12:00:00Z\", reason: 5}").contains("wrong type"));
+}
+
+#[test]
 fn documents_of_others_pass_and_each_of_ours_is_checked() {
     let text = "apiVersion: v1\nkind: Service\nmetadata: {name: pay}\n---\napiVersion: fusebox.dev/v1alpha1\nkind: CircuitBreaker\n---\napiVersion: fusebox.dev/v1alpha1\nkind: CircuitBreakerPolicy\nmetadata: {name: a}\nspec: {targetRefs: []}\n";
     let places: Vec<(usize, String)> = findings(text).into_iter().map(|it| (it.place.line, it.field)).collect();
