@@ -31,7 +31,7 @@ const EXAMPLES: &str = "Examples:
 
   With an operator:
     fusebox-proxy --outbound 127.0.0.1:15001=shop/payments:80 \\
-      --control https://fusebox-operator.fusebox-system.svc:15010 \\
+      --control https://fusebox-operator.fusebox-system.svc:9443 \\
       --control-ca /var/run/fusebox/ca.crt --token-file /var/run/fusebox/token
 
   One listener for several Services, chosen by the Host header (payments.shop, ledger.shop.svc.cluster.local:80):
