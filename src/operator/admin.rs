@@ -56,3 +56,20 @@ async fn metrics_text(Shared(admin): Shared<Admin>) -> Response {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::{Component, Status};
+
+    #[tokio::test]
+    async fn unhealthy_answers_503_and_degraded_is_ready() {
+        let health = Health::starting([Component::Stores, Component::Control]);
+        let admin = Admin { health: health.clone(), metrics: Metrics::new().unwrap() };
+        let answers = async || (ready(Shared(admin.clone())).await.0, full(Shared(admin.clone())).await.status());
+        assert_eq!(answers().await, (StatusCode::SERVICE_UNAVAILABLE, StatusCode::SERVICE_UNAVAILABLE));
+        health.set(Component::Stores, Status::degraded("one watch is away"));
+        health.set(Component::Control, Status::healthy());
+        assert_eq!(answers().await, (StatusCode::OK, StatusCode::OK));
+    }
+}

@@ -71,3 +71,25 @@ async fn ready(State(admin): State<Admin>) -> Response {
 async fn state(State(admin): State<Admin>) -> Response {
     Json(view::state(&admin.enforcer, &admin.listeners, Instant::now())).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::Component;
+    use crate::snapshot::Topology;
+
+    #[tokio::test]
+    async fn unhealthy_answers_503_and_degraded_is_ready() {
+        let health = Arc::new(Health::default());
+        let enforcer = Arc::new(Enforcer::new(Topology::default()).unwrap());
+        let admin = Admin { enforcer, health: Arc::clone(&health), listeners: Arc::default() };
+        let answers = async || {
+            let full = super::health(State(admin.clone())).await.status();
+            (ready(State(admin.clone())).await.status(), full)
+        };
+        assert_eq!(answers().await, (StatusCode::SERVICE_UNAVAILABLE, StatusCode::SERVICE_UNAVAILABLE));
+        health.listeners(Component::healthy());
+        health.control(Component::degraded("operator is away"));
+        assert_eq!(answers().await, (StatusCode::OK, StatusCode::OK));
+    }
+}
