@@ -108,9 +108,16 @@ deny: $(CARGO_DENY) ## Licences, banned crates and sources of all dependencies
 .PHONY: verify
 verify: fmt-check lint deps-check crds-check test deny ## All that must hold before a push
 
+##@ Measure
+
 .PHONY: bench-micro
 bench-micro: ## Cost of one admit and record on a closed breaker, beside another crate's
 	$(CARGO) bench --quiet --locked -p fusebox-policy
+
+.PHONY: measure
+measure: ## How fast policies reach sidecars and trips reach kubectl, with release builds (docs/benchmarks.md)
+	$(BUILD) --release --bins
+	$(CARGO_TARGET_DIR)/release/measure
 
 ##@ Help
 
