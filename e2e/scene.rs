@@ -63,6 +63,17 @@ impl Shop {
         Sidecar::start(fleet, self.caller(fleet).await?, &self.sidecar_options()).await
     }
 
+    /// A pod behind `payments` with a sidecar in front of its container port, which leads to the upstream.
+    ///
+    /// # Errors
+    /// When pod or proxy does not come up.
+    pub async fn server(&self, fleet: &Fleet) -> Result<Sidecar> {
+        let workload = Workload::Deployment("payments".into());
+        let pod = PodBuilder::of(&self.namespace, workload).port("http", 8080).with_sidecar().create(&fleet.client).await?;
+        let application = Some(format!("{}/8080", self.upstream.address()));
+        Sidecar::start(fleet, pod, &SidecarOptions { application, ..self.sidecar_options() }).await
+    }
+
     /// What a caller's proxy is told: one listener for `payments`, which leads to the upstream.
     #[must_use]
     pub fn sidecar_options(&self) -> SidecarOptions {

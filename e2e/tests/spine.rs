@@ -100,6 +100,26 @@ async fn an_override_forces_every_proxy_and_its_end_frees_them() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_side_policy_guards_the_way_into_the_services_own_pods() -> Result<()> {
+    let fleet = Fleet::start(1, &OperatorOptions::default()).await?;
+    let shop = Shop::open(&fleet).await?;
+    let pod = shop.server(&fleet).await?;
+    shop.apply_policy(&fleet, "payments", "side: Server, trip: {consecutiveFailures: 2}, open: {baseDuration: 5m}").await?;
+    pod.enforces("payments").await?;
+    shop.condition(&fleet, "payments", ("Programmed", "True", "Programmed")).await?;
+
+    shop.upstream.set_status(StatusCode::INTERNAL_SERVER_ERROR);
+    for _ in 0..2 {
+        assert_eq!(pod.get_inbound("/").await?.status, 500);
+    }
+    let refused = pod.get_inbound("/").await?;
+    assert_eq!((refused.status.as_u16(), refused.header("fusebox-error")), (503, "circuit-open"));
+    assert_eq!(pod.get("/").await?.status, 500, "the way out is another matter");
+    shop.shows(&fleet, "payments", (".status.state", "Open")).await?;
+    shop.shows(&fleet, "payments", (".status.targets[0].pods.open", "1")).await
+}
+
 async fn answers(proxy: &fusebox_e2e::Sidecar, wanted: u16) -> Result<()> {
     eventually(PATIENCE, &format!("the proxy of {} answers {wanted}", proxy.pod.name()), async || {
         let status = proxy.get("/").await?.status;
