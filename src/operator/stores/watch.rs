@@ -21,7 +21,7 @@ use super::table::{Change, ObjectName, Table};
 use crate::backoff::Backoff;
 use crate::metrics::Metrics;
 
-/// How long a watch lasts before it is opened anew; a cut one is noticed five seconds later.
+/// How long a watch lasts before it is opened anew; a silent one is cut by the read timeout of its client, ten seconds later.
 const WATCH_SECONDS: u32 = 40;
 
 /// The delays of a failing watch.
