@@ -19,7 +19,7 @@ use crate::admin;
 use crate::api_calls::{CallBudget, Clients};
 use crate::apply::{Applier, MonitoringResults, OutputKind};
 use crate::certificates::{CertificateStore, Names, Tls};
-use crate::control::{ConfigSource, Control, ControlMetrics, ControlParts, PodDirectory, ReportBook, serve};
+use crate::control::{ConfigSource, Control, ControlMetrics, PodDirectory, ReportBook, Seats, serve};
 use crate::discovery::Discovery;
 use crate::events;
 use crate::health::{Component, Health, Status};
@@ -224,13 +224,15 @@ impl Shared {
         let Some(tls) = store.tls(names, &self.stop).await else {
             return;
         };
-        let control = Control::new(ControlParts {
+        let control = Arc::new(Control {
             directory: self.directory.clone(),
             source: self.source.clone(),
             book: self.book.clone(),
             verifier: TokenVerifier::new(clients.call),
             leadership: self.leadership.clone(),
             metrics: self.control_metrics.clone(),
+            seats: Seats::default(),
+            peers: Seats::default(),
         });
         self.forward(tls.clone(), identity);
         let (maintained, stop) = (tls.clone(), self.stop.clone());

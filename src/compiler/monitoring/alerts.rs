@@ -146,12 +146,9 @@ fn high_latency(subject: &AlertSubject) -> Option<AlertRule> {
          sum by ({labels}) (increase({count}[5m])) >= {MIN_REQUESTS}"
     );
     let text = Text {
-        alert: "HighLatency",
-        severity: "warning",
-        hold: "5m",
-        keep_firing_for: "5m",
         summary: "p99 latency of {{ $labels.target_namespace }}/{{ $labels.target }} is over 500 ms.",
         description: "One of a hundred requests to Service {{ $labels.target_namespace }}/{{ $labels.target }}{{ with $labels.rule }}, rule {{ . }}{{ end }} takes {{ $value | humanizeDuration }} or longer (policy {{ $labels.policy_namespace }}/{{ $labels.policy }}, side {{ $labels.side }}).",
+        ..Text::HIGH_LATENCY
     };
     Some(text.rule(expr, [("limit".to_owned(), "500ms".to_owned())].into()))
 }
@@ -168,12 +165,9 @@ fn timeouts(subject: &AlertSubject) -> Option<AlertRule> {
          sum by ({labels}) (increase({all}[5m])) >= {MIN_REQUESTS}"
     );
     let text = Text {
-        alert: "HighLatency",
-        severity: "warning",
-        hold: "5m",
-        keep_firing_for: "5m",
         summary: "p99 latency of {{ $labels.target_namespace }}/{{ $labels.target }} is at the policy's timeout.",
         description: "{{ $value | humanizePercentage }} of the requests to Service {{ $labels.target_namespace }}/{{ $labels.target }}{{ with $labels.rule }}, rule {{ . }}{{ end }} ran into the timeout (policy {{ $labels.policy_namespace }}/{{ $labels.policy }}, side {{ $labels.side }}).",
+        ..Text::HIGH_LATENCY
     };
     Some(text.rule(expr, [("limit".to_owned(), "timeout".to_owned())].into()))
 }
@@ -189,6 +183,16 @@ fn upstream(matchers: Matchers) -> Matchers {
 }
 
 impl Text {
+    /// What both of HighLatency's alerts have in common.
+    const HIGH_LATENCY: Self = Self {
+        alert: "HighLatency",
+        severity: "warning",
+        hold: "5m",
+        keep_firing_for: "5m",
+        summary: "",
+        description: "",
+    };
+
     fn rule(self, expr: String, mut labels: BTreeMap<String, String>) -> AlertRule {
         let Self { alert, severity, hold, keep_firing_for, summary, description } = self;
         labels.insert("severity".to_owned(), severity.to_owned());

@@ -34,7 +34,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::certificates::{Authority, Names, Tls};
 use crate::control::{
-    ConfigSource, Control, ControlMetrics, ControlParts, PodDirectory, PodEntry, PodRef, ReportBook, Sidecar, serve,
+    ConfigSource, Control, ControlMetrics, PodDirectory, PodEntry, PodRef, ReportBook, Seats, Sidecar, serve,
 };
 use crate::lease::{Leadership, Timing};
 use crate::token::TokenVerifier;
@@ -65,13 +65,15 @@ impl Replica {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let tls = Tls::new(authority, Names::new("fusebox-system", []), SystemTime::now())?;
-        let control = Control::new(ControlParts {
+        let control = Arc::new(Control {
             directory: PodDirectory::new(),
             source: ConfigSource::new(),
             book: ReportBook::new(),
             verifier: TokenVerifier::new(client),
             leadership: Leadership::new(timing),
             metrics: ControlMetrics::register(&prometheus::Registry::new())?,
+            seats: Seats::default(),
+            peers: Seats::default(),
         });
         let shutdown = CancellationToken::new();
         tokio::spawn(serve(listener, tls.clone(), Arc::clone(&control), shutdown.clone()));

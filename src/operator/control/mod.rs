@@ -19,7 +19,8 @@ pub use configurations::{ConfigSource, Configuration, Configurations};
 pub use directory::{Lookup, PodDirectory, PodEntry, PodRef, Sidecar};
 pub use event::{Acknowledgement, Connection, Happened, ProxyEvent, Rejection};
 pub use metrics::ControlMetrics;
-pub use server::{Control, ControlParts, serve};
+pub use server::{Control, serve};
 
 pub(crate) use line::{BACKLOG, Reader, WriteError, Writer};
+pub(crate) use seats::Seats;
 pub(crate) use session::{End, PING_EVERY, SILENCE};

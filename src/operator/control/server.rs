@@ -78,24 +78,10 @@ pub struct Control {
     pub leadership: Leadership,
     /// Metrics.
     pub metrics: ControlMetrics,
+    /// The sidecars' places.
     pub(crate) seats: Seats,
+    /// The other replicas' places.
     pub(crate) peers: Seats,
-}
-
-/// The parts that [`Control`] is made of.
-pub struct ControlParts {
-    /// The living pods.
-    pub directory: PodDirectory,
-    /// What to serve.
-    pub source: ConfigSource,
-    /// Where what comes up is kept.
-    pub book: ReportBook,
-    /// Who proves tokens.
-    pub verifier: TokenVerifier,
-    /// Whether this replica leads, and so takes peers.
-    pub leadership: Leadership,
-    /// Metrics.
-    pub metrics: ControlMetrics,
 }
 
 type Answer = Response<Either<Full<Bytes>, Channel<Bytes, Infallible>>>;
@@ -118,16 +104,6 @@ enum CallerKind {
 
 /// Counts a stream on its connection for as long as it lives.
 struct Counted(Arc<AtomicUsize>);
-
-impl Control {
-    /// Puts the parts together.
-    #[must_use]
-    pub fn new(parts: ControlParts) -> Arc<Self> {
-        let ControlParts { directory, source, book, verifier, leadership, metrics } = parts;
-        let (seats, peers) = (Seats::default(), Seats::default());
-        Arc::new(Self { directory, source, book, verifier, leadership, metrics, seats, peers })
-    }
-}
 
 /// Serves the control port until `shutdown`, then lets streams end.
 pub async fn serve(listener: TcpListener, tls: Tls, control: Arc<Control>, shutdown: CancellationToken) {

@@ -1,5 +1,6 @@
 //! What trips a breaker, what does not, and what clients see.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,6 +10,8 @@ use http::{Request, StatusCode};
 use http_body_util::Full;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+
+use crate::Proxy;
 
 use super::support::{Client, Upstream, config, eventually, force, get, policy, proxy, rule, state, trip};
 
@@ -153,14 +156,20 @@ async fn an_upstreams_503_counts_and_its_forged_marker_is_not_believed() {
     assert_eq!(state(&proxy), BreakerState::Open);
 }
 
-#[tokio::test]
-async fn half_open_shows_without_traffic_and_successes_close_it() {
-    let upstream = Upstream::start().await;
+/// A proxy whose breaker tripped and became half-open by time alone.
+async fn half_open(upstream: &Upstream) -> (Proxy, SocketAddr) {
     let mut settings = config(upstream.address);
     policy(&mut settings).rules[0].breaker.open.base_duration_ms = 200;
     let (proxy, address) = proxy(&settings).await;
     trip(&proxy, address).await;
     eventually("half-open", || state(&proxy) == BreakerState::HalfOpen).await;
+    (proxy, address)
+}
+
+#[tokio::test]
+async fn half_open_shows_without_traffic_and_successes_close_it() {
+    let upstream = Upstream::start().await;
+    let (proxy, address) = half_open(&upstream).await;
     get(address, "/").await;
     assert_eq!(state(&proxy), BreakerState::HalfOpen);
     get(address, "/").await;
@@ -171,11 +180,7 @@ async fn half_open_shows_without_traffic_and_successes_close_it() {
 #[tokio::test]
 async fn half_open_refuses_what_is_over_its_probes_and_a_cancelled_probe_gives_its_slot_back() {
     let upstream = Upstream::start().await;
-    let mut settings = config(upstream.address);
-    policy(&mut settings).rules[0].breaker.open.base_duration_ms = 200;
-    let (proxy, address) = proxy(&settings).await;
-    trip(&proxy, address).await;
-    eventually("half-open", || state(&proxy) == BreakerState::HalfOpen).await;
+    let (proxy, address) = half_open(&upstream).await;
     let mut probe = TcpStream::connect(address).await.unwrap();
     probe.write_all(b"GET /hang HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
     eventually("the probe is out", || proxy.state().breakers[0].probes_in_flight == 1).await;

@@ -173,12 +173,26 @@ fn answer(
     response
 }
 
-#[tokio::test]
-async fn a_configuration_is_acknowledged_enforced_and_reported() {
+/// A proxy and an operator of its own, with the stream that the proxy has just opened.
+struct Connected {
+    upstream: Upstream,
+    operator: Operator,
+    proxy: Proxy,
+    stream: Stream,
+    directory: tempfile::TempDir,
+}
+
+async fn connected() -> Connected {
     let (upstream, mut operator) = (Upstream::start().await, Operator::start().await);
     let directory = tempfile::tempdir().unwrap();
     let proxy = Proxy::start(operator.options(directory.path())).await.unwrap();
-    let mut stream = operator.stream().await;
+    let stream = operator.stream().await;
+    Connected { upstream, operator, proxy, stream, directory }
+}
+
+#[tokio::test]
+async fn a_configuration_is_acknowledged_enforced_and_reported() {
+    let Connected { upstream, operator: _operator, proxy, mut stream, directory: _directory } = connected().await;
     assert!(matches!(stream.next().await, Up::Hello { revision: None, ref policies, .. } if policies.is_empty()));
     assert_eq!(stream.report().await, ProxyReport { full: true, breakers: Vec::new() });
     eventually("control is healthy", || proxy.health().control.status == HealthStatus::Healthy).await;
@@ -206,10 +220,7 @@ async fn a_configuration_is_acknowledged_enforced_and_reported() {
 
 #[tokio::test]
 async fn a_configuration_that_cannot_be_enforced_is_refused_with_the_field() {
-    let (upstream, mut operator) = (Upstream::start().await, Operator::start().await);
-    let directory = tempfile::tempdir().unwrap();
-    let proxy = Proxy::start(operator.options(directory.path())).await.unwrap();
-    let mut stream = operator.stream().await;
+    let Connected { upstream, operator: _operator, proxy, mut stream, directory: _directory } = connected().await;
     let good = config(upstream.address);
     stream.configure(&good).await;
     let mut bad = good.clone();
@@ -228,11 +239,8 @@ async fn a_configuration_that_cannot_be_enforced_is_refused_with_the_field() {
 
 #[tokio::test]
 async fn without_the_operator_traffic_flows_on_and_the_proxy_comes_back() {
-    let (upstream, mut operator) = (Upstream::start().await, Operator::start().await);
-    let directory = tempfile::tempdir().unwrap();
-    let proxy = Proxy::start(operator.options(directory.path())).await.unwrap();
+    let Connected { upstream, mut operator, proxy, mut stream, directory: _directory } = connected().await;
     let address = proxy.listeners()[0].address;
-    let mut stream = operator.stream().await;
     let settings = config(upstream.address);
     stream.configure(&settings).await;
     eventually("the configuration is in force", || proxy.state().revision.is_some()).await;
@@ -289,11 +297,8 @@ async fn a_ping_is_answered_and_nonsense_ends_the_stream() {
 
 #[tokio::test]
 async fn a_flapping_breaker_sends_at_most_ten_reports_a_second_and_ends_exact() {
-    let (upstream, mut operator) = (Upstream::start().await, Operator::start().await);
-    let directory = tempfile::tempdir().unwrap();
-    let proxy = Proxy::start(operator.options(directory.path())).await.unwrap();
+    let Connected { upstream, operator: _operator, proxy, mut stream, directory: _directory } = connected().await;
     let address = proxy.listeners()[0].address;
-    let mut stream = operator.stream().await;
     let mut settings = config(upstream.address);
     let breaker = &mut policy(&mut settings).rules[0].breaker;
     breaker.trip.consecutive_failures = Some(1);
@@ -322,10 +327,7 @@ async fn a_flapping_breaker_sends_at_most_ten_reports_a_second_and_ends_exact() 
 
 #[tokio::test]
 async fn an_override_over_the_stream_is_enforced_at_once() {
-    let (upstream, mut operator) = (Upstream::start().await, Operator::start().await);
-    let directory = tempfile::tempdir().unwrap();
-    let proxy = Proxy::start(operator.options(directory.path())).await.unwrap();
-    let mut stream = operator.stream().await;
+    let Connected { upstream, operator: _operator, proxy, mut stream, directory: _directory } = connected().await;
     let mut settings = config(upstream.address);
     policy(&mut settings).rules.insert(0, {
         let mut other = rule("other");
