@@ -69,7 +69,8 @@ impl Shop {
     /// When pod or proxy does not come up.
     pub async fn server(&self, fleet: &Fleet) -> Result<Sidecar> {
         let workload = Workload::Deployment("payments".into());
-        let pod = PodBuilder::of(&self.namespace, workload).port("http", 8080).with_sidecar().create(&fleet.client).await?;
+        let pod =
+            PodBuilder::of(&self.namespace, workload).port("http", 8080).with_sidecar().create(&fleet.client).await?;
         let application = Some(format!("{}/8080", self.upstream.address()));
         Sidecar::start(fleet, pod, &SidecarOptions { application, ..self.sidecar_options() }).await
     }

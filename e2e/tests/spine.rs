@@ -105,7 +105,8 @@ async fn a_server_side_policy_guards_the_way_into_the_services_own_pods() -> Res
     let fleet = Fleet::start(1, &OperatorOptions::default()).await?;
     let shop = Shop::open(&fleet).await?;
     let pod = shop.server(&fleet).await?;
-    shop.apply_policy(&fleet, "payments", "side: Server, trip: {consecutiveFailures: 2}, open: {baseDuration: 5m}").await?;
+    shop.apply_policy(&fleet, "payments", "side: Server, trip: {consecutiveFailures: 2}, open: {baseDuration: 5m}")
+        .await?;
     pod.enforces("payments").await?;
     shop.condition(&fleet, "payments", ("Programmed", "True", "Programmed")).await?;
 
