@@ -20,7 +20,9 @@ use tower::{Layer, Service};
 use tracing::Instrument;
 
 use crate::bucket::{Allowance, Bucket};
+use crate::fence;
 use crate::health::{Component, Health, Status};
+use crate::lease::Leadership;
 use crate::metrics::Metrics;
 
 /// A call on whose connection nothing arrives for this long has failed.
@@ -43,8 +45,10 @@ const CALM_AFTER: u32 = 10;
 pub struct Clients {
     /// For watches and lists.
     pub watch: Client,
-    /// For everything else.
+    /// For what every replica may ask at any time.
     pub call: Client,
+    /// For writes that only the leader may make.
+    pub write: Client,
 }
 
 /// What all calls have in common; cheap to clone, one shared content.
@@ -74,12 +78,16 @@ pub struct Gate<S> {
 type Answer<R, E> = Pin<Box<dyn Future<Output = Result<R, E>> + Send>>;
 
 impl Clients {
-    /// Both clients, of one budget.
+    /// All clients, of one budget; that for writes asks `leadership`.
     ///
     /// # Errors
     /// When the configuration's certificates or addresses can't be used.
-    pub fn new(config: &Config, budget: &CallBudget) -> Result<Self, kube::Error> {
-        Ok(Self { watch: client(config, budget, WATCH_READ_TIMEOUT)?, call: client(config, budget, CALL_TIMEOUT)? })
+    pub fn new(config: &Config, budget: &CallBudget, leadership: &Leadership) -> Result<Self, kube::Error> {
+        Ok(Self {
+            watch: client(config, budget, WATCH_READ_TIMEOUT)?,
+            call: client(config, budget, CALL_TIMEOUT)?,
+            write: fence::client(config, leadership)?.with_layer(budget).build(),
+        })
     }
 }
 

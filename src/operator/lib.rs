@@ -12,6 +12,7 @@ pub mod certificates;
 pub mod control;
 pub mod discovery;
 pub mod events;
+pub mod fence;
 pub mod health;
 pub mod lease;
 pub mod metrics;

@@ -90,12 +90,14 @@ impl Operator {
         let agent = http::HeaderValue::from_str(&agent).context("--identity can't be sent in a header")?;
         config.headers.push((http::header::USER_AGENT, agent));
         let budget = CallBudget::new(health.clone(), metrics.clone());
-        let clients = Clients::new(&config, &budget).context("the cluster's configuration can't be used")?;
+        let leadership = Leadership::new(&timing);
+        let clients =
+            Clients::new(&config, &budget, &leadership).context("the cluster's configuration can't be used")?;
         let admin = listen(settings.admin_listen, "--admin-listen").await?;
         let control = listen(settings.control_listen, "--control-listen").await?;
         let shared = Shared {
             control_metrics: ControlMetrics::register(&metrics.registry)?,
-            leadership: Leadership::new(&timing),
+            leadership,
             health,
             metrics,
             watches: Watches::default(),
@@ -220,7 +222,7 @@ impl Shared {
     ) {
         let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host).trim_matches(['[', ']']);
         let names = Names::new(&settings.namespace, settings.sans.iter().cloned().chain([host.to_owned()]));
-        let store = CertificateStore::new(clients.call.clone(), &settings.namespace, self.leadership.clone());
+        let store = CertificateStore::new(clients.write.clone(), &settings.namespace, self.leadership.clone());
         let Some(tls) = store.tls(names, &self.stop).await else {
             return;
         };
@@ -289,10 +291,10 @@ impl Shared {
         identity: String,
     ) {
         let (recorder, events) =
-            events::recorder(clients.call.clone(), self.leadership.clone(), identity, self.metrics.clone());
+            events::recorder(clients.write.clone(), self.leadership.clone(), identity, self.metrics.clone());
         self.spawn(events.run(self.stop.clone()));
         let applier = Applier {
-            client: clients.call.clone(),
+            client: clients.write.clone(),
             leadership: self.leadership.clone(),
             stores: self.outputs.clone(),
             published: published.clone(),
@@ -302,7 +304,7 @@ impl Shared {
         };
         self.spawn(applier.run(self.stop.clone()));
         let writer = StatusWriter {
-            client: clients.call.clone(),
+            client: clients.write.clone(),
             leadership: self.leadership.clone(),
             stores: synced.clone(),
             published: published.clone(),

@@ -86,6 +86,14 @@ impl Leadership {
         }
     }
 
+    /// One that is held until then, without an election.
+    #[cfg(test)]
+    pub(crate) fn held(timing: &Timing, until: Instant) -> Self {
+        let leadership = Self::new(timing);
+        leadership.set(Role::Leader, Some(until));
+        leadership
+    }
+
     /// Whether a write may be sent at `now`; ask right before each one.
     #[must_use]
     pub fn may_write(&self, now: Instant) -> bool {
@@ -167,9 +175,7 @@ mod tests {
     use super::*;
 
     fn leader_for(time: Duration) -> Leadership {
-        let leadership = Leadership::new(&Timing::default());
-        leadership.set(Role::Leader, Some(Instant::now() + time));
-        leadership
+        Leadership::held(&Timing::default(), Instant::now() + time)
     }
 
     async fn written() -> Result<&'static str, std::io::Error> {
@@ -193,8 +199,7 @@ mod tests {
     async fn a_write_without_an_answer_is_given_up_before_the_lease_ends() {
         let [lease, every, deadline] = [250, 10, 200].map(Duration::from_millis);
         let timing = Timing::new(lease, every, deadline).unwrap();
-        let leadership = Leadership::new(&timing);
-        leadership.set(Role::Leader, Some(Instant::now() + deadline));
+        let leadership = Leadership::held(&timing, Instant::now() + deadline);
         let stuck = leadership.guard(std::future::pending::<Result<(), std::io::Error>>()).await;
         assert!(matches!(stuck, Err(GuardedError::TimedOut(after)) if after + deadline < lease));
         assert_eq!(*leadership.shared.writes.borrow(), 0);
