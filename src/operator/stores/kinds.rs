@@ -1,7 +1,7 @@
 //! Which kinds are watched, how each is reduced, and whom its changes wake.
 //!
 //! The resources of our own group go through `DeserializeGuard`, so that one object that can't be
-//! read does not stop the others; it is left out and named in the log.
+//! read does not stop the others; what it said before stays, and it is named in the log.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -13,10 +13,11 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1 as core;
 use kube::core::DeserializeGuard;
+use kube::core::error_boundary::InvalidObject;
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
-use super::table::{Change, Reduced, Table};
+use super::table::{Change, ObjectName, Reduced, Table};
 use super::watch::{Listed, Watch};
 use super::{Stores, Surroundings};
 use crate::control::{PodDirectory, PodEntry, PodRef, Sidecar};
@@ -90,7 +91,7 @@ where
         }
     };
     around.watches.expect(kind);
-    let watch = Watch { kind, api, selector: None, table, reduce };
+    let watch = Watch { kind, api, selector: None, table, reduce: Box::new(reduce) };
     around.spawn(watch.follow(around.watches.clone(), around.metrics.clone(), tell));
 }
 
@@ -110,7 +111,15 @@ fn spawn_policies(table: &Table<PolicyRecord>, around: &Surroundings) {
     let kind = "circuitbreakerpolicies";
     around.watches.expect(kind);
     let api = Api::<DeserializeGuard<CircuitBreakerPolicy>>::all(around.clients.watch.clone());
-    let watch = Watch { kind, api, selector: None, table: table.clone(), reduce: policy_record };
+    let (known, errors) = (table.clone(), around.metrics.watch_errors.with_label_values(&[kind]));
+    let reduce = Box::new(move |object: &DeserializeGuard<CircuitBreakerPolicy>| match &object.0 {
+        Ok(policy) => Some(policy_record(policy)),
+        Err(unreadable) => {
+            errors.inc();
+            last_readable(unreadable, &known)
+        }
+    });
+    let watch = Watch { kind, api, selector: None, table: table.clone(), reduce };
     around.spawn(watch.follow(around.watches.clone(), around.metrics.clone(), tell));
 }
 
@@ -119,24 +128,28 @@ fn status_differs(change: &Change<PolicyRecord>) -> bool {
     status(&change.old) != status(&change.new)
 }
 
-fn policy_record(object: &DeserializeGuard<CircuitBreakerPolicy>) -> Option<PolicyRecord> {
-    match &object.0 {
-        Ok(policy) => Some(PolicyRecord {
-            policy: CircuitBreaker::from(policy),
-            status: policy.status.clone(),
-            resource_version: policy.resource_version().unwrap_or_default(),
-        }),
-        Err(invalid) => {
-            let metadata = &invalid.metadata;
-            tracing::warn!(
-                namespace = metadata.namespace,
-                name = metadata.name,
-                error = invalid.error,
-                "policy can't be read"
-            );
-            None
-        }
+fn policy_record(policy: &CircuitBreakerPolicy) -> PolicyRecord {
+    PolicyRecord {
+        policy: CircuitBreaker::from(policy),
+        status: policy.status.clone(),
+        resource_version: policy.resource_version().unwrap_or_default(),
     }
+}
+
+/// What is known of a policy that can't be read, such as one with a newer version's values: nothing is
+/// protected better by forgetting it. None where it is another object of the same name, or was never readable.
+fn last_readable(unreadable: &InvalidObject, known: &Table<PolicyRecord>) -> Option<PolicyRecord> {
+    let metadata = &unreadable.metadata;
+    let (namespace, name) = (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default());
+    let last = known.get(&ObjectName { namespace: namespace.clone(), name: name.clone() });
+    let last = last.filter(|record| Some(&record.policy.uid) == metadata.uid.as_ref());
+    let error = &unreadable.error;
+    match &last {
+        Some(_) => tracing::warn!(namespace, name, error, "policy can't be read; what it said before stays in force"),
+        None => tracing::warn!(namespace, name, error, "policy can't be read and is left out"),
+    }
+    let resource_version = metadata.resource_version.clone().unwrap_or_default();
+    last.map(|record| PolicyRecord { resource_version, ..(*record).clone() })
 }
 
 fn spawn_pods(table: &Table<Pod>, around: &Surroundings) {
@@ -152,7 +165,7 @@ fn spawn_pods(table: &Table<Pod>, around: &Surroundings) {
     };
     around.watches.expect("pods");
     let api = Api::<core::Pod>::all(around.clients.watch.clone());
-    let watch = Watch { kind: "pods", api, selector: None, table: table.clone(), reduce: Pod::from_object };
+    let watch = Watch { kind: "pods", api, selector: None, table: table.clone(), reduce: Box::new(Pod::from_object) };
     around.spawn(watch.follow(around.watches.clone(), around.metrics.clone(), tell));
 }
 
@@ -171,5 +184,35 @@ fn pod_entry(pod: &Pod) -> PodEntry {
         pod: PodRef { namespace: pod.namespace.clone(), name: pod.name.clone(), uid: pod.uid.clone() },
         workload: pod.workload.clone(),
         sidecar: if pod.sidecar { Sidecar::Present } else { Sidecar::Absent },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube_runtime::watcher::Event;
+    use serde_json::json;
+
+    use super::*;
+
+    fn policy(uid: &str, version: &str, mode: &str) -> DeserializeGuard<CircuitBreakerPolicy> {
+        let object = json!({
+            "apiVersion": "fusebox.dev/v1alpha1", "kind": "CircuitBreakerPolicy",
+            "metadata": {"namespace": "shop", "name": "payments", "uid": uid, "resourceVersion": version},
+            "spec": {"targetRefs": [{"name": "payments"}], "mode": mode},
+        });
+        serde_json::from_value(object).unwrap()
+    }
+
+    #[test]
+    fn what_a_policy_said_stays_while_it_cannot_be_read() {
+        let table = Table::default();
+        let record = policy_record(policy("one", "1", "Shadow").0.as_ref().unwrap());
+        let name = ObjectName { namespace: "shop".into(), name: "payments".into() };
+        table.writer().take(Event::Apply((name, Some(record.clone()))));
+        let kept = last_readable(policy("one", "2", "NotYetInvented").0.as_ref().unwrap_err(), &table).unwrap();
+        assert!(kept.decides_like(&record));
+        assert_eq!(kept.resource_version, "2");
+        let anew = policy("another", "3", "NotYetInvented");
+        assert!(last_readable(anew.0.as_ref().unwrap_err(), &table).is_none(), "another object of that name");
     }
 }

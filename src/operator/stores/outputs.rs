@@ -64,7 +64,7 @@ impl OutputStores {
             kind: kind.name(),
             api,
             table: table.clone(),
-            reduce: output_record,
+            reduce: Box::new(output_record),
             selector: Some(MANAGED_BY_SELECTOR),
         };
         let this = self.clone();

@@ -60,13 +60,16 @@ pub struct WatchBackoff {
     last: Option<Instant>,
 }
 
+/// What of an object is kept; None where it counts as absent.
+pub(super) type Reduce<K, R> = Box<dyn Fn(&K) -> Option<R> + Send>;
+
 /// One kind's watch.
 pub(super) struct Watch<K, R> {
     pub(super) kind: &'static str,
     pub(super) api: Api<K>,
     pub(super) selector: Option<&'static str>,
     pub(super) table: Table<R>,
-    pub(super) reduce: fn(&K) -> Option<R>,
+    pub(super) reduce: Reduce<K, R>,
 }
 
 impl Watches {
@@ -159,7 +162,7 @@ where
                 }
             };
             let listed = if matches!(event, Event::InitDone) { Listed::Anew } else { Listed::Before };
-            let changes = writer.take(reduced(event, reduce));
+            let changes = writer.take(reduced(event, &reduce));
             metrics.store_objects.with_label_values(&[kind]).set(i64::try_from(table.len()).unwrap_or(i64::MAX));
             tell(changes, listed);
             if listed == Listed::Anew {
@@ -183,7 +186,7 @@ fn report(kind: &'static str, error: &watcher::Error, watches: &Watches, metrics
     watches.change(kind, |state| state.failed = Some((Instant::now(), text)));
 }
 
-fn reduced<K: Resource, R>(event: Event<K>, reduce: fn(&K) -> Option<R>) -> Event<(ObjectName, Option<R>)> {
+fn reduced<K: Resource, R>(event: Event<K>, reduce: &Reduce<K, R>) -> Event<(ObjectName, Option<R>)> {
     let named = |object: &K| ObjectName { namespace: object.namespace().unwrap_or_default(), name: object.name_any() };
     match event {
         Event::Init => Event::Init,
