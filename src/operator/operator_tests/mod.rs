@@ -3,6 +3,7 @@
 //! Each test has a cluster of its own, because an operator watches all namespaces and the audit log
 //! must hold nobody else's writes.
 
+mod events;
 mod fenced_writes;
 mod monitoring;
 mod outputs;
