@@ -5,17 +5,18 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use fusebox_api::CircuitBreakerPolicy;
+use fusebox_api::status::State;
 use fusebox_e2e::{Fleet, OperatorOptions, Shop, Sidecar};
+use fusebox_testkit::eventually;
 use fusebox_testkit::load::Load;
+use futures::TryStreamExt as _;
 use futures::future::try_join_all;
-use futures::{StreamExt as _, TryStreamExt as _};
 use http::StatusCode;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client};
 use serde_json::{Value, json};
-
-use fusebox_api::CircuitBreakerPolicy;
 
 const ROUNDS: usize = 100;
 const PROXIES: usize = 10;
@@ -39,7 +40,7 @@ async fn main() -> Result<()> {
     fail_fast(&policies, &proxies[0]).await
 }
 
-/// Changes a policy's timeout to 50 ms and back while the upstream takes longer: its effect on a request is the proof.
+/// Switches a policy between Enforce and Shadow and waits until the proxy itself says that it does so.
 async fn applied_to_enforced(policies: &Api<CircuitBreakerPolicy>, proxies: &[Sidecar]) -> Result<Vec<Duration>> {
     let mut samples = Vec::new();
     for round in 0..ROUNDS {
@@ -70,28 +71,43 @@ async fn override_to_enforced(policies: &Api<CircuitBreakerPolicy>, proxies: &[S
 /// From the answer that trips a breaker to the status event that a watch of the API server sees.
 async fn trip_to_status(client: &Client, shop: &Shop, proxy: &Sidecar) -> Result<Vec<Duration>> {
     let policies: Api<CircuitBreakerPolicy> = Api::namespaced(client.clone(), &shop.namespace);
-    patch(&policies, json!({"spec": {"mode": "Enforce", "open": {"baseDuration": "1s", "maxDuration": "1s"}, "halfOpen": {"successThreshold": 1}}})).await?;
-    answers(std::slice::from_ref(proxy), 200).await?;
+    let open = json!({"baseDuration": "1s", "maxDuration": "1s"});
+    patch(&policies, json!({"spec": {"mode": "Enforce", "open": open, "halfOpen": {"successThreshold": 1}}})).await?;
+    until_status(&policies, "every pod acknowledged the change", programmed).await?;
     let mut samples = Vec::new();
     for _ in 0..ROUNDS / 10 {
+        answers(std::slice::from_ref(proxy), 200).await?;
+        until_status(&policies, "the breakers are closed", |policy| state(policy) == Some(State::Closed)).await?;
+        // The status was just written; the next write may follow two seconds later, as after a longer rest.
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
         let events = watcher(policies.clone(), watcher::Config::default()).applied_objects();
         let mut events = std::pin::pin!(events);
         events.try_next().await?.context("the watch ended")?;
         shop.upstream.set_status(StatusCode::INTERNAL_SERVER_ERROR);
         let begun = Instant::now();
         proxy.get("/").await?;
-        while let Some(event) = events.next().await {
-            if event?.status.and_then(|status| status.state).is_some_and(|state| format!("{state:?}").contains("Open"))
-            {
-                break;
-            }
-        }
+        let opened = async {
+            while state(&events.try_next().await?.context("the watch ended")?) != Some(State::PartiallyOpen) {}
+            anyhow::Ok(())
+        };
+        tokio::time::timeout(GIVE_UP, opened).await.context("the status never said PartiallyOpen")??;
         samples.push(begun.elapsed());
         shop.upstream.set_status(StatusCode::OK);
-        answers(std::slice::from_ref(proxy), 200).await?;
-        shop_closed(&policies).await?;
     }
     Ok(samples)
+}
+
+fn state(policy: &CircuitBreakerPolicy) -> Option<State> {
+    policy.status.as_ref()?.state
+}
+
+fn programmed(policy: &CircuitBreakerPolicy) -> bool {
+    let conditions = policy.status.iter().flat_map(|status| &status.conditions);
+    conditions.into_iter().any(|condition| {
+        condition.type_ == "Programmed"
+            && condition.status == "True"
+            && condition.observed_generation == policy.metadata.generation
+    })
 }
 
 async fn fail_fast(policies: &Api<CircuitBreakerPolicy>, proxy: &Sidecar) -> Result<()> {
@@ -107,16 +123,17 @@ async fn fail_fast(policies: &Api<CircuitBreakerPolicy>, proxy: &Sidecar) -> Res
     Ok(())
 }
 
-async fn shop_closed(policies: &Api<CircuitBreakerPolicy>) -> Result<()> {
-    let begun = Instant::now();
-    while begun.elapsed() < GIVE_UP {
-        let state = policies.get("payments").await?.status.and_then(|status| status.state);
-        if state.is_some_and(|state| format!("{state:?}") == "Closed") {
-            return Ok(());
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    anyhow::bail!("the status never said Closed")
+async fn until_status(
+    policies: &Api<CircuitBreakerPolicy>,
+    what: &str,
+    reached: impl Fn(&CircuitBreakerPolicy) -> bool,
+) -> Result<()> {
+    eventually(GIVE_UP, what, async || {
+        let policy = policies.get("payments").await?;
+        anyhow::ensure!(reached(&policy), "{:?}", policy.status);
+        Ok(())
+    })
+    .await
 }
 
 async fn patch(policies: &Api<CircuitBreakerPolicy>, patch: Value) -> Result<()> {
