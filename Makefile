@@ -116,7 +116,7 @@ bench-micro: ## Cost of one admit and record on a closed breaker, beside another
 
 .PHONY: measure
 measure: ## How fast policies reach sidecars and trips reach kubectl, with release builds (docs/benchmarks.md)
-	$(BUILD) --release --bins
+	$(BUILD) --release --bin measure --bin fusebox-operator --bin fusebox-proxy
 	$(CARGO_TARGET_DIR)/release/measure
 
 ##@ Help
