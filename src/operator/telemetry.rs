@@ -4,6 +4,7 @@
 //! hold up or fill up the operator. Only the operator's own spans are exported, so that exporting
 //! makes no spans.
 
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use opentelemetry::{KeyValue, trace::TracerProvider};
@@ -75,7 +76,8 @@ where
     S: tracing::Subscriber + for<'span> tracing_subscriber::registry::LookupSpan<'span>,
 {
     let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let layer =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     match format {
         LogFormat::Json => layer.json().flatten_event(true).with_filter(filter).boxed(),
         LogFormat::Text => layer.with_filter(filter).boxed(),
