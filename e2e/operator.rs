@@ -2,7 +2,6 @@
 //!
 //! Owns its flags and its life. It must not be configured in any way a user could not.
 
-use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -96,11 +95,5 @@ impl OperatorProcess {
     #[must_use]
     pub fn control_url(&self) -> String {
         format!("https://{}", self.control.address())
-    }
-
-    /// Its admin port.
-    #[must_use]
-    pub fn admin(&self) -> SocketAddr {
-        self.admin.address()
     }
 }
