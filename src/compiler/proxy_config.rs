@@ -91,12 +91,17 @@ fn config_of(attachments: &Attachments<'_>, workload: &WorkloadId) -> ProxyConfi
         let Some(circuit_breaker) = circuit_breaker(judged, claim) else { continue };
         match &place.direction {
             Direction::Inbound(port) => {
-                config.inbound.push(InboundRoute { port: *port, circuit_breaker: Some(circuit_breaker) });
+                config.inbound.push(InboundRoute {
+                    port: *port,
+                    protocol: config::Protocol::Detect,
+                    circuit_breaker: Some(circuit_breaker),
+                });
             }
             Direction::Outbound(service, port) => config.outbound.push(OutboundRoute {
                 service: service.clone(),
                 port: *port,
                 port_name: claim.service_port.name.clone(),
+                protocol: config::Protocol::Detect,
                 addresses: addresses(claim.service, *port),
                 circuit_breaker: Some(circuit_breaker),
             }),
@@ -126,6 +131,8 @@ fn circuit_breaker(judged: &Judged<'_>, claim: &Claim<'_>) -> Option<CircuitBrea
         side: side(judged.source.spec.side),
         mode,
         rules: judged.rules.clone(),
+        endpoint_scope: None,
+        fallback: None,
         force,
     })
 }
@@ -187,14 +194,16 @@ fn parameters(spec: &CircuitBreakerPolicySpec, trip: &api::Trip) -> BreakerParam
                 .map(|it| config::FailureCount { count: it.count, window_ms: it.window.as_millis() }),
             failure_rate: failure_rate.as_ref().map(|it| config::FailureRate {
                 percent: it.percent,
-                window_ms: it.window.as_millis(),
+                window: config::RateWindow::Time(it.window.as_millis()),
                 min_requests: it.min_requests,
             }),
+            slow_call_rate: None,
         },
         open: config::Open {
             base_duration_ms: base_duration.as_millis(),
             max_duration_ms: max_duration.as_millis(),
             jitter_percent: *jitter_percent,
+            honor_retry_after: false,
         },
         half_open: config::HalfOpen {
             max_probes: *max_probes,
@@ -202,6 +211,7 @@ fn parameters(spec: &CircuitBreakerPolicySpec, trip: &api::Trip) -> BreakerParam
             probe_timeout_ms: probe_timeout.as_millis(),
             max_duration_ms: half_open_max.as_millis(),
         },
+        recovery: config::Recovery::default(),
     }
 }
 
@@ -214,8 +224,11 @@ fn failure_on(failure_on: &api::FailureOn) -> Result<FailureOn, Refusal> {
             problem: format!("{:?} is no class (5xx), code (429) or range (500-503)", pattern.0),
         })?);
     }
-    let failure_on =
-        FailureOn { http_status: ranges, conditions: conditions.iter().map(|it| condition(*it)).collect() };
+    let failure_on = FailureOn {
+        http_status: ranges,
+        grpc_codes: Vec::new(),
+        conditions: conditions.iter().map(|it| condition(*it)).collect(),
+    };
     match FailureClassifier::try_from(&failure_on) {
         Ok(_) => Ok(failure_on),
         Err(error) => Err(Refusal::InvalidSpec { field: "spec.failureOn".to_owned(), problem: error.to_string() }),

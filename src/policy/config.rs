@@ -84,6 +84,9 @@ pub struct ServiceId {
 pub struct InboundRoute {
     /// The container port the application listens on.
     pub port: u16,
+    /// What is spoken there.
+    #[serde(default, skip_serializing_if = "Protocol::is_detect")]
+    pub protocol: Protocol,
     /// The breaker in front of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub circuit_breaker: Option<CircuitBreaker>,
@@ -100,11 +103,26 @@ pub struct OutboundRoute {
     /// The port's name; empty where it has none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub port_name: String,
+    /// What is spoken there.
+    #[serde(default, skip_serializing_if = "Protocol::is_detect")]
+    pub protocol: Protocol,
     /// Where to connect, as `host:port`: the cluster IPs, or the external name. Tried in order.
     pub addresses: Vec<String>,
     /// The breaker in front of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub circuit_breaker: Option<CircuitBreaker>,
+}
+
+/// What is spoken on a port, as the Service's `appProtocol` says it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Protocol {
+    /// Nobody said: HTTP is recognised by its first bytes, anything else is passed through.
+    #[default]
+    Detect,
+    /// HTTP/1.1, or HTTP/2 by prior knowledge. Other bytes are answered with an error.
+    Http,
+    /// Not HTTP as far as the proxy is concerned, such as TLS or a protocol in which the server speaks first.
+    Tcp,
 }
 
 /// One CircuitBreakerPolicy as it applies to one route.
@@ -123,9 +141,47 @@ pub struct CircuitBreaker {
     /// Tried in order; the first that matches decides. The last one has no name and no match: it
     /// takes all that is left.
     pub rules: Vec<BreakerRule>,
+    /// Set when each endpoint has breakers of its own (scope Endpoint).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint_scope: Option<EndpointScope>,
+    /// What a refused request is answered with; absent is 503 with a problem document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<StaticAnswer>,
     /// Forces every breaker of this policy, until a time.
     #[serde(rename = "override", default, skip_serializing_if = "Option::is_none")]
     pub force: Option<Override>,
+}
+
+/// How breakers for each endpoint act together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointScope {
+    /// 1..=100: at most this share of a rule's endpoints is left out at once; beyond it, calls go to open ones too.
+    pub max_open_percent: u8,
+}
+
+/// A fixed answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StaticAnswer {
+    /// The status, 200..=599.
+    pub status: u16,
+    /// End-to-end headers, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<AnswerHeader>,
+    /// The body, as UTF-8.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub body: String,
+}
+
+/// One header of a fixed answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AnswerHeader {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
 }
 
 /// What a policy's `targetRefs` entry names.
@@ -225,6 +281,9 @@ pub struct FailureOn {
     /// Ranges of HTTP status codes, both ends included.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub http_status: Vec<StatusRange>,
+    /// gRPC status codes. A gRPC answer is judged by its code alone, any other by its HTTP status.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grpc_codes: Vec<GrpcCode>,
     /// Failures without a status.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<FailureCondition>,
@@ -238,6 +297,43 @@ pub struct StatusRange {
     pub from: u16,
     /// The last code.
     pub to: u16,
+}
+
+/// A gRPC status code but OK (<https://grpc.github.io/grpc/core/md_doc_statuscodes.html>).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum GrpcCode {
+    /// 1: the caller gave up.
+    Cancelled = 1,
+    /// 2: nobody knows, or the status was lost.
+    Unknown = 2,
+    /// 3: the request is wrong, whatever the state of the system.
+    InvalidArgument = 3,
+    /// 4: the deadline passed.
+    DeadlineExceeded = 4,
+    /// 5: it is not there.
+    NotFound = 5,
+    /// 6: it is there already.
+    AlreadyExists = 6,
+    /// 7: the caller may not.
+    PermissionDenied = 7,
+    /// 8: a quota or some other resource is used up.
+    ResourceExhausted = 8,
+    /// 9: the system is not in the state that the request needs.
+    FailedPrecondition = 9,
+    /// 10: the request was aborted, as by a conflict.
+    Aborted = 10,
+    /// 11: past the valid range.
+    OutOfRange = 11,
+    /// 12: the method is not there.
+    Unimplemented = 12,
+    /// 13: an invariant was broken.
+    Internal = 13,
+    /// 14: not available at the moment.
+    Unavailable = 14,
+    /// 15: data was lost or corrupted.
+    DataLoss = 15,
+    /// 16: who calls is not known.
+    Unauthenticated = 16,
 }
 
 /// A failure that has no status code.
@@ -261,6 +357,9 @@ pub struct BreakerParameters {
     pub open: Open,
     /// How it finds out whether to close.
     pub half_open: HalfOpen,
+    /// How traffic comes back after closing.
+    #[serde(default, skip_serializing_if = "Recovery::is_immediate")]
+    pub recovery: Recovery,
 }
 
 /// What trips a breaker; empty is never.
@@ -276,6 +375,9 @@ pub struct Trip {
     /// This share of failures within a window.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure_rate: Option<FailureRate>,
+    /// This share of slow calls within a window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_call_rate: Option<SlowCallRate>,
 }
 
 /// `count` failures within `window_ms`.
@@ -288,16 +390,43 @@ pub struct FailureCount {
     pub window_ms: u64,
 }
 
-/// `percent` of the requests within `window_ms`, once there are `min_requests`.
+/// `percent` of the requests within a window failed, once there are `min_requests`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FailureRate {
     /// 1..=100: trips at this share or above.
     pub percent: u8,
-    /// The rolling window, in milliseconds.
-    pub window_ms: u64,
+    /// What is looked at.
+    #[serde(flatten)]
+    pub window: RateWindow,
     /// Fewer requests than this decide nothing.
     pub min_requests: u32,
+}
+
+/// `percent` of the requests within a window were slow, once there are `min_requests`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SlowCallRate {
+    /// 1..=100: trips at this share or above.
+    pub percent: u8,
+    /// A request is slow when the head of its answer, or its failure, took this long or longer, in milliseconds.
+    pub slower_than_ms: u64,
+    /// What is looked at.
+    #[serde(flatten)]
+    pub window: RateWindow,
+    /// Fewer requests than this decide nothing.
+    pub min_requests: u32,
+}
+
+/// The requests that a rate looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RateWindow {
+    /// Those of a rolling time, in milliseconds.
+    #[serde(rename = "windowMs")]
+    Time(u64),
+    /// The last so many.
+    #[serde(rename = "calls")]
+    Calls(u32),
 }
 
 /// How long a breaker stays open: base x 2^n, at most max, n growing with each failed half-open.
@@ -310,6 +439,17 @@ pub struct Open {
     pub max_duration_ms: u64,
     /// Up to this share is added at random, so that a fleet does not probe in step.
     pub jitter_percent: u8,
+    /// Whether a Retry-After with the failure that opens it lengthens the open time, up to the maximum.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub honor_retry_after: bool,
+}
+
+/// How traffic comes back after a breaker closed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Recovery {
+    /// The share of traffic let in grows from little to all over this time, in milliseconds; 0 is all at once.
+    pub ramp_ms: u64,
 }
 
 /// How a half-open breaker decides.
@@ -362,6 +502,9 @@ pub struct BreakerKey {
     /// The rule's name, or empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub rule: String,
+    /// `address:port` of the endpoint with scope Endpoint, else empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub endpoint: String,
 }
 
 impl ProxyConfig {
@@ -390,6 +533,31 @@ impl CircuitBreaker {
             side: self.side,
             port,
             rule: rule.name.clone(),
+            endpoint: String::new(),
         }
+    }
+}
+
+impl Protocol {
+    /// Whether nobody said.
+    #[must_use]
+    pub fn is_detect(&self) -> bool {
+        *self == Self::Detect
+    }
+}
+
+impl Recovery {
+    /// Whether all traffic comes back at once.
+    #[must_use]
+    pub fn is_immediate(&self) -> bool {
+        self.ramp_ms == 0
+    }
+}
+
+impl GrpcCode {
+    /// The number in the `grpc-status` header.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        self as u8
     }
 }

@@ -37,6 +37,9 @@ pub struct BreakerReport {
     /// Failures among the requests of its current window, 0..=100; absent without requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure_percent: Option<f64>,
+    /// Slow calls among the requests of its current window, 0..=100; absent without a slow-call rule or requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_percent: Option<f64>,
     /// How often it went from closed to open since the proxy started.
     pub trips: u64,
     /// When it last went from closed to open, in milliseconds since the Unix epoch.

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::config::{PolicyVersion, ProxyConfig};
+use crate::config::{PolicyVersion, ProxyConfig, ServiceId};
 use crate::report::ProxyReport;
 
 /// The path of the stream on the operator's control port; method POST.
@@ -31,9 +31,33 @@ pub enum Down {
         /// The whole configuration.
         config: ProxyConfig,
     },
+    /// Who stands behind the Services of the configuration now; replaces what was said before. Never in a ConfigMap,
+    /// because it changes with every pod.
+    Endpoints {
+        /// Every Service port for which endpoints are known, sorted.
+        services: Vec<ServiceEndpoints>,
+    },
     /// Sent when nothing else was, so that both ends notice a dead connection.
     Ping,
+    /// A message of a newer operator, passed over. Never sent.
+    #[serde(other)]
+    Unknown,
 }
+
+/// The endpoints of one Service port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceEndpoints {
+    /// The Service.
+    pub service: ServiceId,
+    /// The Service's port.
+    pub port: u16,
+    /// Ready endpoints as `address:port`, sorted, at most [`MAX_ENDPOINTS`].
+    pub addresses: Vec<String>,
+}
+
+/// The most endpoints of one Service port that are sent.
+pub const MAX_ENDPOINTS: usize = 1000;
 
 /// From proxy to operator.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -187,6 +187,7 @@ fn keys(judged: &Judged<'_>, target: &JudgedTarget<'_>, direction: &Direction) -
         side: proxy_config::side(judged.source.spec.side),
         port,
         rule: rule.name.clone(),
+        endpoint: String::new(),
     };
     judged.rules.iter().map(key).collect()
 }

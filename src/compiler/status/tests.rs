@@ -54,6 +54,7 @@ fn breaker(key: BreakerKey, state: BreakerState) -> BreakerReport {
         mode: fusebox_policy::config::Mode::Enforce,
         since_unix_ms: at(0).as_millisecond(),
         failure_percent: Some(33.4),
+        slow_percent: None,
         trips: 1,
         last_trip_unix_ms: None,
         rejected: 0,

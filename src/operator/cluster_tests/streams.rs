@@ -17,12 +17,13 @@ pub(super) fn breaker(namespace: &str, policy: &str) -> BreakerReport {
     let target = TargetId { kind: "Service".into(), namespace: namespace.clone(), name, section: String::new() };
     let policy = PolicyId { namespace, name: policy.into() };
     BreakerReport {
-        key: BreakerKey { policy, target, side: Side::Server, port: 80, rule: String::new() },
+        key: BreakerKey { policy, target, side: Side::Server, port: 80, rule: String::new(), endpoint: String::new() },
         state: BreakerState::Open,
         forced: None,
         mode: Mode::Enforce,
         since_unix_ms: 1,
         failure_percent: Some(50.0),
+        slow_percent: None,
         trips: 1,
         last_trip_unix_ms: Some(1),
         rejected: 0,

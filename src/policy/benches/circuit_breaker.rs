@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use failsafe::{FailurePolicy, Instrument, StateMachine, backoff, failure_policy};
 use fusebox_policy::circuit_breaker::{Decision, Outcome, Settings, SharedBreaker};
-use fusebox_policy::config::{BreakerParameters, FailureRate, HalfOpen, Open, Trip};
+use fusebox_policy::config::{BreakerParameters, FailureRate, HalfOpen, Open, RateWindow, Recovery, Trip};
 
 /// How often each contender is measured.
 const ROUNDS: usize = 201;
@@ -107,11 +107,13 @@ fn print(contenders: &[Contender]) {
 
 /// A breaker that trips by failures in a row and, `windowed`, by a failure rate as well.
 fn breaker(windowed: bool) -> Arc<SharedBreaker> {
-    let failure_rate = windowed.then_some(FailureRate { percent: 50, window_ms: 10_000, min_requests: 20 });
+    let failure_rate =
+        windowed.then_some(FailureRate { percent: 50, window: RateWindow::Time(10_000), min_requests: 20 });
     let parameters = BreakerParameters {
-        trip: Trip { consecutive_failures: Some(5), failures: None, failure_rate },
-        open: Open { base_duration_ms: 30_000, max_duration_ms: 300_000, jitter_percent: 10 },
+        trip: Trip { consecutive_failures: Some(5), failure_rate, ..Trip::default() },
+        open: Open { base_duration_ms: 30_000, max_duration_ms: 300_000, jitter_percent: 10, honor_retry_after: false },
         half_open: HalfOpen { max_probes: 1, success_threshold: 2, probe_timeout_ms: 10_000, max_duration_ms: 60_000 },
+        recovery: Recovery::default(),
     };
     SharedBreaker::new(Settings::try_from(&parameters).unwrap(), 1, Instant::now())
 }

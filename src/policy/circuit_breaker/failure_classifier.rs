@@ -94,7 +94,7 @@ impl TryFrom<&FailureOn> for FailureClassifier {
     type Error = ClassifierError;
 
     fn try_from(failure_on: &FailureOn) -> Result<Self, Self::Error> {
-        let FailureOn { http_status, conditions } = failure_on;
+        let FailureOn { http_status, grpc_codes: _, conditions } = failure_on;
         if http_status.len() > MAX_STATUS_RANGES {
             return Err(ClassifierError::TooMany { found: http_status.len() });
         }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::config::{BreakerParameters, FailureCount, FailureRate, HalfOpen, Open, Trip};
+use crate::config::{BreakerParameters, FailureCount, FailureRate, HalfOpen, Open, RateWindow, Trip};
 
 use super::window::{DEFAULT_WINDOW, Totals, WINDOW_BUCKETS};
 
@@ -133,8 +133,8 @@ impl TryFrom<&BreakerParameters> for Settings {
     type Error = SettingsError;
 
     fn try_from(parameters: &BreakerParameters) -> Result<Self, Self::Error> {
-        let BreakerParameters { trip, open, half_open } = parameters;
-        let Trip { consecutive_failures, failures, failure_rate } = trip;
+        let BreakerParameters { trip, open, half_open, recovery: _ } = parameters;
+        let Trip { consecutive_failures, failures, failure_rate, slow_call_rate: _ } = trip;
         let consecutive_failures =
             consecutive_failures.map(|count| number("trip.consecutiveFailures", count, MAX_COUNT)).transpose()?;
         Ok(Self {
@@ -163,10 +163,14 @@ impl TryFrom<&FailureRate> for RateRule {
     type Error = SettingsError;
 
     fn try_from(rule: &FailureRate) -> Result<Self, Self::Error> {
-        let FailureRate { percent, window_ms, min_requests } = rule;
+        let FailureRate { percent, window: looked_at, min_requests } = rule;
+        let window_ms = match looked_at {
+            RateWindow::Time(window_ms) => *window_ms,
+            RateWindow::Calls(calls) => u64::from(*calls),
+        };
         Ok(Self {
             percent: in_range("trip.failureRate.percent", *percent, 1, 100)?,
-            window: window("trip.failureRate.windowMs", *window_ms)?,
+            window: window("trip.failureRate.windowMs", window_ms)?,
             min_requests: number("trip.failureRate.minRequests", *min_requests, MAX_COUNT)?,
         })
     }
@@ -176,7 +180,7 @@ impl TryFrom<&Open> for OpenTime {
     type Error = SettingsError;
 
     fn try_from(open: &Open) -> Result<Self, Self::Error> {
-        let Open { base_duration_ms, max_duration_ms, jitter_percent } = open;
+        let Open { base_duration_ms, max_duration_ms, jitter_percent, honor_retry_after: _ } = open;
         let base = duration("open.baseDurationMs", *base_duration_ms)?;
         let max = duration("open.maxDurationMs", *max_duration_ms)?;
         if max < base {

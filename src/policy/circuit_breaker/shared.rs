@@ -190,12 +190,13 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{BreakerParameters, HalfOpen, Open, Trip};
+    use crate::config::{BreakerParameters, HalfOpen, Open, Recovery, Trip};
 
     fn shared(trip: Trip) -> Arc<SharedBreaker> {
-        let open = Open { base_duration_ms: 100, max_duration_ms: 100, jitter_percent: 0 };
+        let open = Open { base_duration_ms: 100, max_duration_ms: 100, jitter_percent: 0, honor_retry_after: false };
         let half_open = HalfOpen { max_probes: 1, success_threshold: 1, probe_timeout_ms: 50, max_duration_ms: 50 };
-        let settings = Settings::try_from(&BreakerParameters { trip, open, half_open }).unwrap();
+        let settings =
+            Settings::try_from(&BreakerParameters { trip, open, half_open, recovery: Recovery::default() }).unwrap();
         SharedBreaker::new(settings, 1, Instant::now())
     }
 

@@ -193,6 +193,7 @@ impl Session {
             let answer = match message {
                 Down::Ping => Up::Pong,
                 Down::Config { revision, config } => enforce(enforcer, health, &revision, &config),
+                Down::Endpoints { .. } | Down::Unknown => continue,
             };
             send(&mut self.up, &answer).await?;
         }

@@ -10,7 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use fusebox_policy::config::{
     BreakerParameters, BreakerRule, CircuitBreaker, FailureCondition, FailureOn, HalfOpen, Mode, Open, OutboundRoute,
-    Override, PolicyId, PolicyVersion, ProxyConfig, ServiceId, Side, StatusRange, TargetId, Trip, WorkloadId,
+    Override, PolicyId, PolicyVersion, Protocol, ProxyConfig, Recovery, ServiceId, Side, StatusRange, TargetId, Trip,
+    WorkloadId,
 };
 use fusebox_policy::report::BreakerState;
 use http::{HeaderMap, Request, StatusCode};
@@ -292,6 +293,8 @@ pub(crate) fn config(upstream: SocketAddr) -> ProxyConfig {
         side: Side::Client,
         mode: Mode::Enforce,
         rules: vec![rule("")],
+        endpoint_scope: None,
+        fallback: None,
         force: None,
     };
     ProxyConfig {
@@ -305,6 +308,7 @@ pub(crate) fn config(upstream: SocketAddr) -> ProxyConfig {
             service: ServiceId { namespace: "shop".into(), name: "payments".into() },
             port: 80,
             port_name: String::new(),
+            protocol: Protocol::Detect,
             addresses: vec![upstream.to_string()],
             circuit_breaker: Some(circuit_breaker),
         }],
@@ -320,17 +324,24 @@ pub(crate) fn rule(name: &str) -> BreakerRule {
         timeout_ms: None,
         failure_on: FailureOn {
             http_status: vec![StatusRange { from: 500, to: 599 }],
+            grpc_codes: Vec::new(),
             conditions: vec![Timeout, ConnectFailure, Reset],
         },
         breaker: BreakerParameters {
             trip: Trip { consecutive_failures: Some(3), ..Trip::default() },
-            open: Open { base_duration_ms: 60_000, max_duration_ms: 60_000, jitter_percent: 0 },
+            open: Open {
+                base_duration_ms: 60_000,
+                max_duration_ms: 60_000,
+                jitter_percent: 0,
+                honor_retry_after: false,
+            },
             half_open: HalfOpen {
                 max_probes: 1,
                 success_threshold: 2,
                 probe_timeout_ms: 60_000,
                 max_duration_ms: 60_000,
             },
+            recovery: Recovery::default(),
         },
     }
 }

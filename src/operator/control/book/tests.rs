@@ -29,12 +29,20 @@ fn happened(uid: &str, happened: Happened) -> ProxyEvent {
 fn breaker(name: &str, port: u16, state: BreakerState) -> BreakerReport {
     let target = TargetId { kind: "Service".into(), namespace: "shop".into(), name: "web".into(), section: "".into() };
     BreakerReport {
-        key: BreakerKey { policy: policy(name), target, side: Side::Client, port, rule: String::new() },
+        key: BreakerKey {
+            policy: policy(name),
+            target,
+            side: Side::Client,
+            port,
+            rule: String::new(),
+            endpoint: String::new(),
+        },
         state,
         forced: None,
         mode: Mode::Enforce,
         since_unix_ms: 1,
         failure_percent: None,
+        slow_percent: None,
         trips: 0,
         last_trip_unix_ms: None,
         rejected: 0,

@@ -133,7 +133,12 @@ fn closing_takes_the_open_time_back_to_its_base() {
 #[test]
 fn open_time_stays_capped_after_any_number_of_failed_half_opens() {
     let longest = BreakerParameters {
-        open: Open { base_duration_ms: 86_400_000, max_duration_ms: 86_400_000, jitter_percent: 100 },
+        open: Open {
+            base_duration_ms: 86_400_000,
+            max_duration_ms: 86_400_000,
+            jitter_percent: 100,
+            honor_retry_after: false,
+        },
         ..parameters()
     };
     let mut bench = Bench::open(&longest);

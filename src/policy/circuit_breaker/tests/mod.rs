@@ -16,14 +16,15 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use super::{Admission, Breaker, Decision, Origin, Outcome, Refusal, Settings, Ticket, Transition};
-use crate::config::{BreakerParameters, FailureCount, FailureRate, HalfOpen, Open, Trip};
+use crate::config::{BreakerParameters, FailureCount, FailureRate, HalfOpen, Open, RateWindow, Recovery, Trip};
 
 /// Trips after three failures in a row, stays open for 100 ms, then closes after two successes, one at a time.
 fn parameters() -> BreakerParameters {
     BreakerParameters {
-        trip: Trip { consecutive_failures: Some(3), failures: None, failure_rate: None },
-        open: Open { base_duration_ms: 100, max_duration_ms: 1_000, jitter_percent: 0 },
+        trip: Trip { consecutive_failures: Some(3), ..Trip::default() },
+        open: Open { base_duration_ms: 100, max_duration_ms: 1_000, jitter_percent: 0, honor_retry_after: false },
         half_open: HalfOpen { max_probes: 1, success_threshold: 2, probe_timeout_ms: 50, max_duration_ms: 500 },
+        recovery: Recovery::default(),
     }
 }
 
@@ -39,7 +40,10 @@ fn failures(count: u32, window_ms: u64) -> Trip {
 
 /// Trips by `percent` failures among at least four requests within a second.
 fn failure_rate(percent: u8) -> Trip {
-    Trip { failure_rate: Some(FailureRate { percent, window_ms: 1_000, min_requests: 4 }), ..Trip::default() }
+    Trip {
+        failure_rate: Some(FailureRate { percent, window: RateWindow::Time(1_000), min_requests: 4 }),
+        ..Trip::default()
+    }
 }
 
 fn settings(parameters: &BreakerParameters) -> Settings {

@@ -243,16 +243,22 @@ fn any_parameters() -> impl Strategy<Value = BreakerParameters> {
     let count = (1..6_u32, window_ms.clone()).prop_map(|(count, window_ms)| FailureCount { count, window_ms });
     let rate = (1..=100_u8, window_ms, 1..6_u32).prop_map(|(percent, window_ms, min_requests)| FailureRate {
         percent,
-        window_ms,
+        window: crate::config::RateWindow::Time(window_ms),
         min_requests,
     });
     let trip = (proptest::option::of(1..5_u32), proptest::option::of(count), proptest::option::of(rate)).prop_map(
-        |(consecutive_failures, failures, failure_rate)| Trip { consecutive_failures, failures, failure_rate },
+        |(consecutive_failures, failures, failure_rate)| Trip {
+            consecutive_failures,
+            failures,
+            failure_rate,
+            slow_call_rate: None,
+        },
     );
     let open = (1..60_u64, 0..300_u64, 0..=100_u8).prop_map(|(base_duration_ms, more, jitter_percent)| Open {
         base_duration_ms,
         max_duration_ms: base_duration_ms + more,
         jitter_percent,
+        honor_retry_after: false,
     });
     let half_open = (1..4_u32, 1..4_u32, 1..60_u64, 1..120_u64).prop_map(
         |(max_probes, success_threshold, probe_timeout_ms, max_duration_ms)| HalfOpen {
@@ -262,7 +268,12 @@ fn any_parameters() -> impl Strategy<Value = BreakerParameters> {
             max_duration_ms,
         },
     );
-    (trip, open, half_open).prop_map(|(trip, open, half_open)| BreakerParameters { trip, open, half_open })
+    (trip, open, half_open).prop_map(|(trip, open, half_open)| BreakerParameters {
+        trip,
+        open,
+        half_open,
+        recovery: crate::config::Recovery::default(),
+    })
 }
 
 fn any_step() -> impl Strategy<Value = Step> {

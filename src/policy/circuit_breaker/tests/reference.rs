@@ -4,7 +4,7 @@
 //! times as plain milliseconds. It shares no code with the engine, or both could be wrong alike.
 
 use super::super::{Outcome, TransitionReason};
-use crate::config::{BreakerParameters, ForcedState};
+use crate::config::{BreakerParameters, ForcedState, RateWindow};
 use crate::report::BreakerState::{self, Closed, HalfOpen, Open};
 
 /// Something that happened, and when.
@@ -257,7 +257,7 @@ impl Model {
 
     fn observed_window_ms(&self) -> u64 {
         let trip = &self.parameters.trip;
-        let rate = trip.failure_rate.as_ref().map(|rule| rule.window_ms);
+        let rate = trip.failure_rate.as_ref().map(|rule| time_ms(rule.window));
         rate.or(trip.failures.as_ref().map(|rule| rule.window_ms)).unwrap_or(10_000)
     }
 
@@ -286,7 +286,7 @@ impl Model {
             }
         }
         let rule = trip.failure_rate.as_ref()?;
-        let outcomes = self.outcomes_in(rule.window_ms, self.latest_ms);
+        let outcomes = self.outcomes_in(time_ms(rule.window), self.latest_ms);
         let failures = outcomes.iter().filter(|failed| **failed).count();
         let met = outcomes.len() >= rule.min_requests as usize
             && failures as f64 * 100.0 >= outcomes.len() as f64 * f64::from(rule.percent);
@@ -314,6 +314,13 @@ impl Model {
             }
         }
         since
+    }
+}
+
+fn time_ms(window: RateWindow) -> u64 {
+    match window {
+        RateWindow::Time(window_ms) => window_ms,
+        RateWindow::Calls(_) => panic!("not modelled"),
     }
 }
 

@@ -14,7 +14,11 @@ fn numbers() -> Vec<(&'static str, Change, u64, u64)> {
         parameters.trip.failures.get_or_insert(FailureCount { count: 1, window_ms: 1_000 })
     }
     fn rate(parameters: &mut BreakerParameters) -> &mut FailureRate {
-        parameters.trip.failure_rate.get_or_insert(FailureRate { percent: 1, window_ms: 1_000, min_requests: 1 })
+        parameters.trip.failure_rate.get_or_insert(FailureRate {
+            percent: 1,
+            window: RateWindow::Time(1_000),
+            min_requests: 1,
+        })
     }
     let (count_most, probes_most) = (u64::from(MAX_COUNT), u64::from(MAX_PROBES));
     vec![
@@ -22,7 +26,7 @@ fn numbers() -> Vec<(&'static str, Change, u64, u64)> {
         ("trip.failures.count", |p, n| count(p).count = small(n), 1, count_most),
         ("trip.failures.windowMs", |p, n| count(p).window_ms = n, 10, DAY_MS),
         ("trip.failureRate.percent", |p, n| rate(p).percent = u8::try_from(n).unwrap_or(u8::MAX), 1, 100),
-        ("trip.failureRate.windowMs", |p, n| rate(p).window_ms = n, 10, DAY_MS),
+        ("trip.failureRate.windowMs", |p, n| rate(p).window = RateWindow::Time(n), 10, DAY_MS),
         ("trip.failureRate.minRequests", |p, n| rate(p).min_requests = small(n), 1, count_most),
         (
             "open.baseDurationMs",
@@ -93,6 +97,7 @@ fn listed_statuses_and_conditions_are_failures() {
     let failure_on = FailureOn {
         http_status: vec![StatusRange { from: 500, to: 503 }, StatusRange { from: 429, to: 429 }],
         conditions: vec![FailureCondition::Timeout, FailureCondition::Timeout],
+        ..FailureOn::default()
     };
     let classifier = FailureClassifier::try_from(&failure_on).unwrap();
     for (status, failure) in
@@ -109,10 +114,10 @@ fn listed_statuses_and_conditions_are_failures() {
 fn ranges_that_are_no_statuses_are_refused_by_name() {
     for (from, to) in [(503, 500), (99, 200), (500, 600), (0, 0), (0, u16::MAX)] {
         let http_status = vec![StatusRange { from: 500, to: 599 }, StatusRange { from, to }];
-        let error = FailureClassifier::try_from(&FailureOn { http_status, conditions: vec![] }).unwrap_err();
+        let error = FailureClassifier::try_from(&FailureOn { http_status, ..FailureOn::default() }).unwrap_err();
         assert_eq!((error.field().as_str(), error.reason()), ("failureOn.httpStatus[1]", "BadStatusRange"));
     }
     let http_status = vec![StatusRange { from: 500, to: 599 }; 65];
-    let error = FailureClassifier::try_from(&FailureOn { http_status, conditions: vec![] }).unwrap_err();
+    let error = FailureClassifier::try_from(&FailureOn { http_status, ..FailureOn::default() }).unwrap_err();
     assert_eq!((error.field().as_str(), error.reason()), ("failureOn.httpStatus", "TooManyStatusRanges"));
 }

@@ -80,12 +80,12 @@ fn dice(seed: u64) -> u64 {
 
 #[test]
 fn probes_in_flight_never_exceed_their_cap_and_every_transition_is_told_once() {
-    let open = Open { base_duration_ms: 3, max_duration_ms: 12, jitter_percent: 50 };
+    let open = Open { base_duration_ms: 3, max_duration_ms: 12, jitter_percent: 50, honor_retry_after: false };
     // Leases that never end here, so that a probe holds its slot for as long as the thread holds the probe.
     let half_open =
         HalfOpen { max_probes: MAX_PROBES, success_threshold: 2, probe_timeout_ms: 86_400_000, max_duration_ms: 50 };
-    let trip = Trip { consecutive_failures: Some(4), failure_rate: failure_rate(60).failure_rate, failures: None };
-    let breaker = shared(&BreakerParameters { trip, open, half_open });
+    let trip = Trip { consecutive_failures: Some(4), failure_rate: failure_rate(60).failure_rate, ..Trip::default() };
+    let breaker = shared(&BreakerParameters { trip, open, half_open, recovery: Recovery::default() });
     let ring = Ring { breaker, now_ms: AtomicU64::new(0), probes: AtomicU32::new(0) };
     let mut transitions: Vec<Transition> = thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS)
