@@ -81,7 +81,7 @@ pub(crate) fn read(key: &BreakerKey, installed: &Installed, clock: &Clock, now: 
         mode: installed.mode,
         since_unix_ms: clock.unix_ms(statistics.since),
         failure_percent: statistics.failure_ratio.map(|ratio| ratio * 100.0),
-        slow_percent: None,
+        slow_percent: statistics.slow_ratio.map(|ratio| ratio * 100.0),
         trips: transitions.trips,
         last_trip_unix_ms: transitions.last_trip.map(|moment| clock.unix_ms(moment)),
         rejected,

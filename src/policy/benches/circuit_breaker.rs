@@ -121,7 +121,7 @@ fn breaker(windowed: bool) -> Arc<SharedBreaker> {
 fn request(breaker: &Arc<SharedBreaker>, began: Instant, ended: impl FnOnce() -> Instant) {
     match breaker.admit(began).decision {
         Decision::Admitted(permit) => {
-            black_box(permit.settle(Outcome::Success, ended()));
+            black_box(breaker.settle(permit, Outcome::Success, ended()));
         }
         Decision::Refused(refusal) => panic!("a closed breaker refused: {refusal:?}"),
     }

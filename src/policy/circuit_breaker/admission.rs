@@ -21,6 +21,18 @@ pub enum Outcome {
     Neutral,
 }
 
+/// How an admitted request ended, with what else a breaker may learn from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// How.
+    pub outcome: Outcome,
+    /// From its admission to the head of the answer, or to the failure: what `slowCallRate` looks at.
+    pub took: Duration,
+    /// When the upstream asked to be called again (RFC 9110, section 10.2.3). Lengthens the open time
+    /// where `open.honorRetryAfter` is set and this request is the failure that opens the breaker.
+    pub retry_after: Option<Duration>,
+}
+
 /// An answer to one request, with the transition that asking brought about, if any.
 #[derive(Debug)]
 #[must_use = "a dropped permit is a neutral outcome"]
@@ -45,10 +57,12 @@ pub enum Decision<T> {
 pub struct Refusal {
     /// The breaker's own state.
     pub state: BreakerState,
-    /// When asking again may help; an upper bound while half-open.
+    /// When asking again may help; an upper bound while half-open, and while traffic comes back.
     pub retry_after: Duration,
     /// Set when a person's override refused, not the state.
     pub forced: Option<ForcedState>,
+    /// Whether it is closed, and lets only a growing share pass since it has just recovered.
+    pub ramping: bool,
 }
 
 /// A person's word over the breaker's own, in monotonic time.
@@ -79,6 +93,21 @@ pub(super) enum TicketKind {
     Probe(u64),
     /// Passed under an override: counts for nothing.
     Untracked,
+}
+
+impl Ended {
+    /// Ended like this, `took` after its admission.
+    #[must_use]
+    pub fn after(took: Duration, outcome: Outcome) -> Self {
+        Self { outcome, took, retry_after: None }
+    }
+}
+
+/// Ended like this, in no time.
+impl From<Outcome> for Ended {
+    fn from(outcome: Outcome) -> Self {
+        Self::after(Duration::ZERO, outcome)
+    }
 }
 
 impl Ticket {

@@ -9,13 +9,15 @@ use std::time::{Duration, Instant};
 use crate::config::ForcedState;
 use crate::report::BreakerState;
 
-use super::admission::{Admission, Decision, Force, Outcome, Refusal, Ticket, TicketKind};
+use super::admission::{Admission, Decision, Ended, Force, Outcome, Refusal, Ticket, TicketKind};
+use super::endpoints::Standing;
 use super::probes::Probes;
+use super::ramp::Ramp;
 use super::random::Random;
 use super::settings::Settings;
 use super::statistics::Statistics;
 use super::transition::{Transition, TransitionCounts, TransitionReason};
-use super::window::{Totals, Window};
+use super::window::{Totals, Window, Windows};
 
 /// One circuit breaker.
 #[derive(Clone, Debug)]
@@ -31,10 +33,7 @@ pub struct Breaker {
     pub(super) latest: Instant,
     pub(super) force: Option<Force>,
     pub(super) probes: Probes,
-    /// The outcomes that are shown, and that the failure rate is decided on.
-    pub(super) observed: Window,
-    /// The outcomes that the failure count is decided on; none without that rule.
-    pub(super) counted: Option<Window>,
+    pub(super) windows: Windows,
     /// Failed half-opens in a row.
     pub(super) failed_half_opens: u32,
     pub(super) last_trip: Option<Instant>,
@@ -46,10 +45,12 @@ pub struct Breaker {
 /// The state and what only it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// Everything passes.
+    /// Everything passes, or a growing share.
     Closed {
         /// Failures since the last success.
         consecutive_failures: u32,
+        /// How traffic comes back, while it does.
+        ramp: Option<Ramp>,
     },
     /// Nothing passes.
     Open {
@@ -70,19 +71,17 @@ impl Breaker {
     /// A closed breaker. `seed` decides its jitter.
     #[must_use]
     pub fn new(settings: Settings, seed: u64, now: Instant) -> Self {
-        let observed = Window::new(settings.observed_window(), now);
-        let counted = settings.failure_count.map(|rule| Window::new(rule.window, now));
+        let windows = Windows::new(&settings, now);
         Self {
             settings,
-            state: State::Closed { consecutive_failures: 0 },
+            state: State::Closed { consecutive_failures: 0, ramp: None },
             since: now,
             reason: None,
             epoch: 0,
             latest: now,
             force: None,
             probes: Probes::default(),
-            observed,
-            counted,
+            windows,
             failed_half_opens: 0,
             last_trip: None,
             random: Random::new(seed),
@@ -97,7 +96,8 @@ impl Breaker {
         let decision = match (self.force, self.state) {
             (Some(Force { state: ForcedState::ForcedClosed, .. }), _) => self.pass(TicketKind::Untracked),
             (Some(Force { state: ForcedState::ForcedOpen, until }), _) => self.refuse(until),
-            (None, State::Closed { .. }) => self.pass(TicketKind::Counted),
+            (None, State::Closed { ramp: None, .. }) => self.pass(TicketKind::Counted),
+            (None, State::Closed { ramp: Some(ramp), consecutive_failures }) => self.ramp(ramp, consecutive_failures),
             (None, State::Open { until }) => self.refuse(until),
             (None, State::HalfOpen { successes, undecided_since }) => self.probe(successes, undecided_since),
         };
@@ -105,7 +105,7 @@ impl Breaker {
     }
 
     /// Takes the end of an admitted request. A probe whose lease is over counts as failed, whatever it says.
-    pub fn settle(&mut self, ticket: Ticket, outcome: Outcome, now: Instant) -> Option<Transition> {
+    pub fn settle(&mut self, ticket: Ticket, ended: impl Into<Ended>, now: Instant) -> Option<Transition> {
         let due = self.advance(now);
         let Ticket { epoch, kind } = ticket;
         self.give_back(&kind);
@@ -113,9 +113,11 @@ impl Breaker {
         if epoch != self.epoch || kind == TicketKind::Untracked {
             return due;
         }
-        match outcome {
-            Outcome::Success => self.record_success(),
-            Outcome::Failure => self.record_failure(),
+        let ended = ended.into();
+        let slow = self.settings.is_slow(&ended);
+        match ended.outcome {
+            Outcome::Success => self.record_success(slow),
+            Outcome::Failure => self.record_failure(slow, ended.retry_after),
             Outcome::Neutral => None,
         }
     }
@@ -130,7 +132,7 @@ impl Breaker {
     /// At most one transition is ever due, since none makes another due at the same time.
     pub fn advance(&mut self, now: Instant) -> Option<Transition> {
         self.latest = self.latest.max(now);
-        if self.force.is_none() && self.probes.is_empty() && matches!(self.state, State::Closed { .. }) {
+        if self.force.is_none() && self.probes.is_empty() && matches!(self.state, State::Closed { ramp: None, .. }) {
             return None; // Nothing is ever due then, and nearly every request comes through here.
         }
         self.step_over_time()
@@ -140,6 +142,9 @@ impl Breaker {
         let now = self.latest;
         self.force = self.force.filter(|force| now < force.until);
         let timed_out = self.probes.expire(now, self.epoch);
+        if let State::Closed { ramp, .. } = &mut self.state {
+            *ramp = ramp.filter(|ramp| now < ramp.end());
+        }
         if self.force.is_some() {
             return None;
         }
@@ -154,7 +159,7 @@ impl Breaker {
                     .then_some(TransitionReason::HalfOpenTimeout)
             }
         };
-        reason.map(|reason| self.enter(reason))
+        reason.map(|reason| self.enter(reason, None))
     }
 
     /// Sets or clears a person's word. Its own state stays as it is meanwhile, and requests under way
@@ -174,22 +179,32 @@ impl Breaker {
     #[must_use]
     pub fn statistics(&self, now: Instant) -> Statistics {
         let now = self.latest.max(now);
-        let (totals, next_probe) = match self.state {
-            State::Open { until } => (self.observed.last_totals(), Some(until)),
-            State::Closed { .. } | State::HalfOpen { .. } => (self.observed.totals_at(now), None),
+        let totals = |window: &Window| match self.state {
+            State::Open { .. } => window.last_totals(),
+            State::Closed { .. } | State::HalfOpen { .. } => window.totals_at(now),
+        };
+        let shown = totals(self.windows.shown());
+        let slow = self.settings.slow_call_rate.and_then(|_| totals(self.windows.of_slow_call_rate()).slow_ratio());
+        let (next_probe, idle, ramp_end) = match self.state {
+            State::Open { until } => (Some(until), false, None),
+            State::HalfOpen { undecided_since, .. } => (None, undecided_since.is_none(), None),
+            State::Closed { ramp, .. } => (None, false, ramp.map(|ramp| ramp.end()).filter(|end| now < *end)),
         };
         Statistics {
             state: self.state.name(),
             forced: self.force.filter(|force| now < force.until).map(|force| force.state),
             since: self.since,
             reason: self.reason,
-            failure_ratio: totals.failure_ratio(),
-            requests: totals.requests,
+            failure_ratio: shown.failure_ratio(),
+            slow_ratio: slow,
+            requests: shown.requests,
             trips: self.transitions.closed_to_open,
             last_trip: self.last_trip,
             rejected: self.rejected,
             probes_in_flight: self.probes.in_flight(now),
             next_probe,
+            idle,
+            ramp_end,
             transitions: self.transitions,
         }
     }
@@ -200,23 +215,52 @@ impl Breaker {
         self.state.name()
     }
 
+    /// Whether a request would pass at `now`, without a step. A ramp is no reason to leave an endpoint
+    /// out, and neither is [`ForcedState::ForcedOpen`], which is meant for all endpoints of a policy alike.
+    #[must_use]
+    pub fn standing(&self, now: Instant) -> Standing {
+        let now = self.latest.max(now);
+        let forced = self.force.filter(|force| now < force.until);
+        let due = match self.state {
+            State::Closed { .. } => true,
+            State::Open { until } => now >= until,
+            State::HalfOpen { .. } => true,
+        };
+        let closed = matches!(self.state, State::Closed { .. });
+        let free = closed || self.probes.in_flight(now) < self.settings.half_open.max_probes;
+        if forced.is_some_and(|force| force.state == ForcedState::ForcedClosed) || (due && free) {
+            return Standing::Usable;
+        }
+        Standing::Unusable { since: self.last_trip.unwrap_or(self.since) }
+    }
+
     /// The epoch in which every request passes and is counted; none if requests must ask.
     pub(super) fn passing_epoch(&self) -> Option<u64> {
-        let passing = self.force.is_none() && matches!(self.state, State::Closed { .. });
+        let passing = self.force.is_none() && matches!(self.state, State::Closed { ramp: None, .. });
         passing.then_some(self.epoch)
     }
 
-    /// Whether one more success while closed could change no decision.
+    /// Whether no success that is not slow could change any decision, however many came before time moves
+    /// a request out of a window: then nothing of one must be known but that it was.
     pub(super) fn is_clean(&self) -> bool {
-        matches!(self.state, State::Closed { consecutive_failures: 0 }) && !self.settings.has_window()
+        if !matches!(self.state, State::Closed { consecutive_failures: 0, ramp: None }) || self.force.is_some() {
+            return false;
+        }
+        let Settings { failure_rate, slow_call_rate, .. } = &self.settings;
+        let failing = failure_rate.is_some_and(|rule| {
+            let Totals { failures, requests, slow: _ } = self.windows.of_failure_rate().last_totals();
+            rule.could_be_met(failures, requests)
+        });
+        let slowing = slow_call_rate.is_some_and(|rule| {
+            let Totals { slow, requests, failures: _ } = self.windows.of_slow_call_rate().last_totals();
+            rule.rate.could_be_met(slow, requests)
+        });
+        !failing && !slowing
     }
 
-    /// Shows `count` successes that came while it was clean, and so decided nothing.
-    pub(super) fn observe_successes(&mut self, count: u64, now: Instant) {
-        self.latest = self.latest.max(now);
-        if matches!(self.state, State::Closed { .. }) {
-            self.observed.record(Totals { failures: 0, requests: count }, self.latest);
-        }
+    /// Counts successes that came while it was clean, and so decided nothing.
+    pub(super) fn count_good(&mut self, count: u64) {
+        self.windows.add_good(count);
     }
 
     fn pass(&self, kind: TicketKind) -> Decision<Ticket> {
@@ -229,7 +273,14 @@ impl Breaker {
             state: self.state.name(),
             retry_after: until.saturating_duration_since(self.latest),
             forced: self.force.map(|force| force.state),
+            ramping: self.force.is_none() && matches!(self.state, State::Closed { .. }),
         })
+    }
+
+    fn ramp(&mut self, mut ramp: Ramp, consecutive_failures: u32) -> Decision<Ticket> {
+        let passes = ramp.lets_pass(self.latest);
+        self.state = State::Closed { consecutive_failures, ramp: Some(ramp) };
+        if passes { self.pass(TicketKind::Counted) } else { self.refuse(ramp.end()) }
     }
 
     fn probe(&mut self, successes: u32, undecided_since: Option<Instant>) -> Decision<Ticket> {
@@ -248,80 +299,76 @@ impl Breaker {
         }
     }
 
-    fn record_success(&mut self) -> Option<Transition> {
-        self.record(Totals::SUCCESS);
+    fn record_success(&mut self, slow: bool) -> Option<Transition> {
+        self.windows.record(Totals { failures: 0, slow: slow.into(), requests: 1 }, self.latest);
         match &mut self.state {
-            State::Closed { consecutive_failures } => {
+            State::Closed { consecutive_failures, ramp: _ } => {
                 *consecutive_failures = 0;
-                self.tripped(0)
+                self.tripped(0, None)
             }
             State::Open { .. } => None,
+            State::HalfOpen { .. } if slow => Some(self.enter(TransitionReason::ProbeSlow, None)),
             State::HalfOpen { successes, undecided_since } => {
                 *successes += 1;
                 *undecided_since = self.probes.has(self.epoch).then_some(self.latest);
                 let enough = *successes >= self.settings.half_open.success_threshold;
-                enough.then(|| self.enter(TransitionReason::ProbesSucceeded))
+                enough.then(|| self.enter(TransitionReason::ProbesSucceeded, None))
             }
         }
     }
 
-    fn record_failure(&mut self) -> Option<Transition> {
-        self.record(Totals::FAILURE);
+    fn record_failure(&mut self, slow: bool, retry_after: Option<Duration>) -> Option<Transition> {
+        self.windows.record(Totals { failures: 1, slow: slow.into(), requests: 1 }, self.latest);
         match &mut self.state {
-            State::Closed { consecutive_failures } => {
+            State::Closed { consecutive_failures, ramp: _ } => {
                 *consecutive_failures = consecutive_failures.saturating_add(1);
                 let consecutive_failures = *consecutive_failures;
-                self.tripped(consecutive_failures)
+                self.tripped(consecutive_failures, retry_after)
             }
             State::Open { .. } => None,
-            State::HalfOpen { .. } => Some(self.enter(TransitionReason::ProbeFailed)),
-        }
-    }
-
-    fn record(&mut self, outcome: Totals) {
-        self.observed.record(outcome, self.latest);
-        if let Some(counted) = &mut self.counted {
-            counted.record(outcome, self.latest);
+            State::HalfOpen { .. } => Some(self.enter(TransitionReason::ProbeFailed, retry_after)),
         }
     }
 
     /// Trips if any rule says so, right after an outcome was recorded. A success may trip as well:
-    /// it can be the request that makes the window large enough to judge.
-    fn tripped(&mut self, consecutive_failures: u32) -> Option<Transition> {
-        let Settings { consecutive_failures: most, failure_count, failure_rate, open: _, half_open: _ } =
-            &self.settings;
+    /// it can be slow, or the request that makes the window large enough to judge.
+    fn tripped(&mut self, consecutive_failures: u32, retry_after: Option<Duration>) -> Option<Transition> {
+        let Settings { consecutive_failures: most, failure_count, failure_rate, slow_call_rate, .. } = &self.settings;
+        let counted = self.windows.of_failure_count().last_totals();
+        let rated = self.windows.of_failure_rate().last_totals();
+        let timed = self.windows.of_slow_call_rate().last_totals();
         let reason = if most.is_some_and(|most| consecutive_failures >= most) {
-            Some(TransitionReason::ConsecutiveFailures)
-        } else if let (Some(rule), Some(counted)) = (failure_count, &self.counted)
-            && counted.last_totals().failures >= u64::from(rule.count)
-        {
-            Some(TransitionReason::FailureCount)
-        } else if let Some(rule) = failure_rate
-            && rule.is_met(self.observed.last_totals())
-        {
-            Some(TransitionReason::FailureRate)
+            TransitionReason::ConsecutiveFailures
+        } else if failure_count.is_some_and(|rule| counted.failures >= u64::from(rule.count)) {
+            TransitionReason::FailureCount
+        } else if failure_rate.is_some_and(|rule| rule.is_met(rated.failures, rated.requests)) {
+            TransitionReason::FailureRate
+        } else if slow_call_rate.is_some_and(|rule| rule.rate.is_met(timed.slow, timed.requests)) {
+            TransitionReason::SlowCallRate
         } else {
-            None
+            return None;
         };
-        reason.map(|reason| self.enter(reason))
+        Some(self.enter(reason, retry_after))
     }
 
-    /// Enters the state that `reason` leads to. Counters start anew in every state that counts; open
-    /// keeps what it last saw, to show it.
-    fn enter(&mut self, reason: TransitionReason) -> Transition {
+    /// Enters the state that `reason` leads to, as the failure with this `retry_after` asks. Counters start
+    /// anew in every state that counts; open keeps what it last saw, to show it.
+    fn enter(&mut self, reason: TransitionReason, retry_after: Option<Duration>) -> Transition {
         let (from, to, at) = (self.state.name(), reason.leads_to(), self.latest);
         self.transitions.count(from, reason);
         self.state = match to {
-            BreakerState::Closed => State::Closed { consecutive_failures: 0 },
+            BreakerState::Closed => {
+                State::Closed { consecutive_failures: 0, ramp: Ramp::begin(self.settings.ramp, at) }
+            }
             BreakerState::HalfOpen => State::HalfOpen { successes: 0, undecided_since: None },
-            BreakerState::Open => self.open(from),
+            BreakerState::Open => self.open(from, retry_after),
         };
         match to {
             BreakerState::Open => {}
-            BreakerState::HalfOpen => self.reset_windows(),
+            BreakerState::HalfOpen => self.windows.reset(at),
             BreakerState::Closed => {
                 self.failed_half_opens = 0;
-                self.reset_windows();
+                self.windows.reset(at);
             }
         }
         (self.since, self.reason) = (at, Some(reason));
@@ -329,21 +376,15 @@ impl Breaker {
         Transition { from, to, reason, at, epoch: self.epoch }
     }
 
-    fn open(&mut self, from: BreakerState) -> State {
+    /// Jitter comes on top even of what the upstream asked for: a fleet that was told the same would probe in step.
+    fn open(&mut self, from: BreakerState, retry_after: Option<Duration>) -> State {
         match from {
             BreakerState::HalfOpen => self.failed_half_opens = self.failed_half_opens.saturating_add(1),
             BreakerState::Closed | BreakerState::Open => self.last_trip = Some(self.latest),
         }
-        let open_time = self.settings.open.without_jitter(self.failed_half_opens);
+        let open_time = self.settings.open.asked(self.failed_half_opens, retry_after);
         let jitter = self.random.up_to(self.settings.open.most_jitter(open_time));
         State::Open { until: later(self.latest, open_time + jitter) }
-    }
-
-    fn reset_windows(&mut self) {
-        self.observed.reset(self.latest);
-        if let Some(counted) = &mut self.counted {
-            counted.reset(self.latest);
-        }
     }
 }
 

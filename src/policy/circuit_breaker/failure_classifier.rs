@@ -5,7 +5,7 @@
 
 use std::ops::RangeInclusive;
 
-use crate::config::{FailureCondition, FailureOn, StatusRange};
+use crate::config::{FailureCondition, FailureOn, GrpcCode, StatusRange};
 
 use super::admission::Outcome;
 
@@ -15,10 +15,30 @@ pub const MAX_STATUS_RANGES: usize = 64;
 /// Every code a response can have (RFC 9110, section 15).
 const STATUS_CODES: RangeInclusive<u16> = 100..=599;
 
+/// The HTTP status by which an upstream sends callers away without having failed (RFC 6585, section 4).
+const TOO_MANY_REQUESTS: u16 = 429;
+
+/// The gRPC status of success.
+const GRPC_OK: u32 = 0;
+
+/// The highest gRPC status there is; one above it stands for [`GrpcCode::Unknown`].
+const MAX_GRPC_CODE: u32 = GrpcCode::Unauthenticated as u32;
+
+/// An upstream's answer, as far as it says whether the upstream did its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The gRPC status in the trailers, or in the head of an answer without a body; none if it is not gRPC.
+    pub grpc_status: Option<u32>,
+}
+
 /// Tells failures from successes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FailureClassifier {
     statuses: Vec<RangeInclusive<u16>>,
+    /// The gRPC codes that are failures, one bit each, by number.
+    grpc_codes: u32,
     conditions: Vec<FailureCondition>,
 }
 
@@ -76,10 +96,29 @@ impl FailureClassifier {
         self.conditions.contains(&condition)
     }
 
-    /// What an answer with this status is to a breaker.
+    /// Whether a gRPC answer with this status is a failure.
     #[must_use]
-    pub fn status_outcome(&self, status: u16) -> Outcome {
-        if self.is_failure_status(status) { Outcome::Failure } else { Outcome::Success }
+    pub fn is_failure_code(&self, grpc_status: u32) -> bool {
+        let known = if grpc_status > MAX_GRPC_CODE { GrpcCode::Unknown as u32 } else { grpc_status };
+        self.grpc_codes & (1 << known) != 0
+    }
+
+    /// What an answer is to a breaker. A gRPC answer is judged by its code alone. An upstream that only
+    /// sends callers away (429, RESOURCE_EXHAUSTED) has neither failed nor shown that it works, unless
+    /// that is listed as a failure.
+    #[must_use]
+    pub fn outcome(&self, answer: &Answer) -> Outcome {
+        let Answer { status, grpc_status } = *answer;
+        let (failed, sent_away) = match grpc_status {
+            Some(GRPC_OK) => (false, false),
+            Some(code) => (self.is_failure_code(code), code == GrpcCode::ResourceExhausted as u32),
+            None => (self.is_failure_status(status), status == TOO_MANY_REQUESTS),
+        };
+        match (failed, sent_away) {
+            (true, _) => Outcome::Failure,
+            (false, true) => Outcome::Neutral,
+            (false, false) => Outcome::Success,
+        }
     }
 
     /// What a request that ended by this condition is to a breaker: a failure, or else nothing, since
@@ -94,7 +133,7 @@ impl TryFrom<&FailureOn> for FailureClassifier {
     type Error = ClassifierError;
 
     fn try_from(failure_on: &FailureOn) -> Result<Self, Self::Error> {
-        let FailureOn { http_status, grpc_codes: _, conditions } = failure_on;
+        let FailureOn { http_status, grpc_codes, conditions } = failure_on;
         if http_status.len() > MAX_STATUS_RANGES {
             return Err(ClassifierError::TooMany { found: http_status.len() });
         }
@@ -105,9 +144,10 @@ impl TryFrom<&FailureOn> for FailureClassifier {
             }
             statuses.push(*from..=*to);
         }
+        let grpc_codes = grpc_codes.iter().fold(0, |codes, code| codes | 1 << code.number());
         // Each condition once, however often it was said.
         let all = [FailureCondition::Timeout, FailureCondition::ConnectFailure, FailureCondition::Reset];
         let conditions = all.into_iter().filter(|condition| conditions.contains(condition)).collect();
-        Ok(Self { statuses, conditions })
+        Ok(Self { statuses, grpc_codes, conditions })
     }
 }

@@ -6,9 +6,11 @@
 //! [`SharedBreaker`] is what callers use; [`Breaker`] inside it is the state machine alone.
 
 mod admission;
+mod endpoints;
 mod engine;
 mod failure_classifier;
 mod probes;
+mod ramp;
 mod random;
 mod settings;
 mod shared;
@@ -17,12 +19,15 @@ mod statistics;
 mod transition;
 mod window;
 
-pub use admission::{Admission, Decision, Force, Outcome, Refusal, Ticket};
+pub use admission::{Admission, Decision, Ended, Force, Outcome, Refusal, Ticket};
+pub use endpoints::{MaxOpenPercent, PercentError, Standing, Use, choose, uses};
 pub use engine::Breaker;
-pub use failure_classifier::{ClassifierError, FailureClassifier, MAX_STATUS_RANGES};
-pub use settings::{MAX_COUNT, MAX_DURATION, MAX_PROBES, MIN_WINDOW, Settings, SettingsError};
+pub use failure_classifier::{Answer, ClassifierError, FailureClassifier, MAX_STATUS_RANGES};
+pub use settings::{MAX_COUNT, MAX_DURATION, MAX_PROBES, MAX_WINDOW_CALLS, MIN_WINDOW, Settings, SettingsError};
 pub use shared::{Permit, SharedBreaker};
-pub use snapshot::{MAX_AGE, Origin, SNAPSHOT_FORMAT, Snapshot, SnapshotError, WindowSnapshot};
+pub use snapshot::{
+    BucketsSnapshot, MAX_AGE, MAX_SNAPSHOT_BYTES, Origin, SNAPSHOT_FORMAT, Snapshot, SnapshotError, WindowSnapshot,
+};
 pub use statistics::Statistics;
 pub use transition::{Transition, TransitionCounts, TransitionReason};
 pub use window::{DEFAULT_WINDOW, WINDOW_BUCKETS};

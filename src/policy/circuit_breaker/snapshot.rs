@@ -10,12 +10,16 @@ use serde::{Deserialize, Serialize};
 use crate::report::BreakerState;
 
 use super::engine::{Breaker, State};
+use super::ramp::Ramp;
 use super::settings::{Settings, in_ms};
 use super::transition::TransitionReason;
-use super::window::{Totals, WINDOW_BUCKETS, Window};
+use super::window::{CallWindow, OutcomeLetter, TimeWindow, Totals, WINDOW_BUCKETS, Window};
 
 /// The format this build writes, and the only one it reads.
-pub const SNAPSHOT_FORMAT: u32 = 1;
+pub const SNAPSHOT_FORMAT: u32 = 2;
+
+/// The longest snapshot that is read: three windows over the most calls, and all the rest.
+pub const MAX_SNAPSHOT_BYTES: usize = 64 * 1024;
 
 /// The longest age a snapshot tells; what is older is told as this.
 pub const MAX_AGE: Duration = Duration::from_secs(366 * 24 * 60 * 60);
@@ -43,20 +47,35 @@ pub struct Snapshot {
     pub failed_half_opens: u32,
     /// How long ago it last went from closed to open, in milliseconds.
     pub last_trip_age_ms: Option<u64>,
-    /// The outcomes shown, and decided on by the failure rate.
-    pub observed: WindowSnapshot,
-    /// The outcomes decided on by the failure count; with that rule only.
-    pub counted: Option<WindowSnapshot>,
+    /// What the ramp of a recovery has on its account; while it lasts only. In shares of a request, of
+    /// which `rampMs` times ten million make a whole one.
+    pub ramp_account: Option<u64>,
+    /// Each distinct window of the rules: what is shown first, then that of `failures`, of `failureRate`
+    /// and of `slowCallRate`.
+    pub windows: Vec<WindowSnapshot>,
 }
 
-/// A rolling window.
+/// One window.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct WindowSnapshot {
+pub enum WindowSnapshot {
+    /// Requests of a rolling time.
+    Time(BucketsSnapshot),
+    /// The last so many requests, oldest first, one letter each: `.` went well, `f` failed, `s` was slow,
+    /// `b` was both.
+    Calls(String),
+}
+
+/// The requests of a rolling time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BucketsSnapshot {
     /// How long ago the last bucket began, in milliseconds.
     pub age_ms: u64,
     /// Failures in each bucket, oldest first.
     pub failures: [u32; WINDOW_BUCKETS],
+    /// Slow requests in each bucket, oldest first.
+    pub slow: [u32; WINDOW_BUCKETS],
     /// Requests in each bucket, oldest first.
     pub requests: [u32; WINDOW_BUCKETS],
 }
@@ -64,6 +83,20 @@ pub struct WindowSnapshot {
 /// Why a snapshot was refused. The breaker starts anew then.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {
+    /// It is longer than any snapshot.
+    #[error("snapshot has {found} bytes, over {MAX_SNAPSHOT_BYTES}; start the breaker anew")]
+    TooLong {
+        /// How many bytes there are.
+        found: usize,
+    },
+    /// It is not a snapshot, as when it was torn.
+    #[error("snapshot can't be read at line {line}, column {column}; start the breaker anew")]
+    Malformed {
+        /// The line, from 1.
+        line: usize,
+        /// The column, from 1.
+        column: usize,
+    },
     /// It was written in another format.
     #[error("snapshot has format {found}, not {SNAPSHOT_FORMAT}; start the breaker anew")]
     Format {
@@ -95,6 +128,8 @@ impl SnapshotError {
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
+            Self::TooLong { .. } => "SnapshotTooLong",
+            Self::Malformed { .. } => "SnapshotMalformed",
             Self::Format { .. } => "SnapshotFormat",
             Self::OutOfRange { .. } => "SnapshotOutOfRange",
             Self::Contradiction { .. } => "SnapshotContradiction",
@@ -107,9 +142,11 @@ impl Breaker {
     #[must_use]
     pub fn snapshot(&self, now: Instant) -> Snapshot {
         let now = self.latest.max(now);
-        let (mut open_remaining_ms, mut consecutive, mut successful) = (None, 0, 0);
+        let (mut open_remaining_ms, mut consecutive, mut successful, mut ramp_account) = (None, 0, 0, None);
         match self.state {
-            State::Closed { consecutive_failures } => consecutive = consecutive_failures,
+            State::Closed { consecutive_failures, ramp } => {
+                (consecutive, ramp_account) = (consecutive_failures, ramp.map(|ramp| ramp.account()));
+            }
             State::Open { until } => open_remaining_ms = Some(in_ms(until.saturating_duration_since(now))),
             State::HalfOpen { successes, undecided_since: _ } => successful = successes,
         }
@@ -123,8 +160,8 @@ impl Breaker {
             probe_successes: successful,
             failed_half_opens: self.failed_half_opens,
             last_trip_age_ms: self.last_trip.map(|trip| age_ms(trip, now)),
-            observed: WindowSnapshot::of(&self.observed, now),
-            counted: self.counted.as_ref().map(|window| WindowSnapshot::of(window, now)),
+            ramp_account,
+            windows: self.windows.distinct().iter().map(|window| WindowSnapshot::of(window, now)).collect(),
         }
     }
 
@@ -135,18 +172,25 @@ impl Breaker {
     pub fn restore(settings: Settings, snapshot: &Snapshot, origin: Origin) -> Result<Self, SnapshotError> {
         snapshot.check(&settings)?;
         let mut breaker = Self::new(settings, origin.seed, origin.now);
+        breaker.since = origin.ago(snapshot.state_age_ms);
         breaker.state = match snapshot.state {
-            BreakerState::Closed => State::Closed { consecutive_failures: snapshot.consecutive_failures },
+            BreakerState::Closed => {
+                let resume = |account| Ramp::resume(breaker.settings.ramp, breaker.since, account);
+                let ramp = snapshot.ramp_account.and_then(resume);
+                State::Closed { consecutive_failures: snapshot.consecutive_failures, ramp }
+            }
             BreakerState::HalfOpen => State::HalfOpen { successes: snapshot.probe_successes, undecided_since: None },
             BreakerState::Open => State::Open { until: origin.after(snapshot.open_remaining_ms.unwrap_or(0)) },
         };
-        breaker.since = origin.ago(snapshot.state_age_ms);
         breaker.reason = snapshot.reason;
         breaker.failed_half_opens = snapshot.failed_half_opens;
         breaker.last_trip = snapshot.last_trip_age_ms.map(|age_ms| origin.ago(age_ms));
-        breaker.observed = snapshot.observed.restore(breaker.settings.observed_window(), origin);
-        if let (Some(rule), Some(counted)) = (breaker.settings.failure_count, &snapshot.counted) {
-            breaker.counted = Some(counted.restore(rule.window, origin));
+        let windows = breaker.windows.distinct_mut();
+        if windows.len() != snapshot.windows.len() {
+            return Err(SnapshotError::Contradiction { field: "windows", with: "the breaker's trip rules" });
+        }
+        for (window, filled) in windows.iter_mut().zip(&snapshot.windows) {
+            filled.fill(window, origin)?;
         }
         Ok(breaker)
     }
@@ -182,6 +226,29 @@ impl Origin {
 }
 
 impl Snapshot {
+    /// Reads one from bytes that nobody vouches for.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] when they are too many, of another format, or no snapshot.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, SnapshotError> {
+        /// Of a format that is not known, no more than its number is.
+        #[derive(Deserialize)]
+        struct Head {
+            format: u32,
+        }
+
+        if bytes.len() > MAX_SNAPSHOT_BYTES {
+            return Err(SnapshotError::TooLong { found: bytes.len() });
+        }
+        let malformed =
+            |error: serde_json::Error| SnapshotError::Malformed { line: error.line(), column: error.column() };
+        let head: Head = serde_json::from_slice(bytes).map_err(malformed)?;
+        if head.format != SNAPSHOT_FORMAT {
+            return Err(SnapshotError::Format { found: head.format });
+        }
+        serde_json::from_slice(bytes).map_err(malformed)
+    }
+
     fn check(&self, settings: &Settings) -> Result<(), SnapshotError> {
         if self.format != SNAPSHOT_FORMAT {
             return Err(SnapshotError::Format { found: self.format });
@@ -189,14 +256,8 @@ impl Snapshot {
         self.check_state(settings)?;
         at_most("stateAgeMs", self.state_age_ms, in_ms(MAX_AGE))?;
         at_most("lastTripAgeMs", self.last_trip_age_ms.unwrap_or(0), in_ms(MAX_AGE))?;
-        self.observed.check("observed")?;
-        match (&self.counted, settings.failure_count) {
-            (Some(counted), Some(_)) => counted.check("counted"),
-            (None, None) => Ok(()),
-            (Some(_), None) | (None, Some(_)) => {
-                Err(SnapshotError::Contradiction { field: "counted", with: "the breaker's trip rules" })
-            }
-        }
+        let most_on_account = Ramp::most_on_account(settings.ramp);
+        at_most("rampAccount", self.ramp_account.unwrap_or(0), most_on_account)
     }
 
     fn check_state(&self, settings: &Settings) -> Result<(), SnapshotError> {
@@ -209,6 +270,9 @@ impl Snapshot {
         }
         if self.probe_successes > 0 && self.state != BreakerState::HalfOpen {
             return contradiction("probeSuccesses");
+        }
+        if self.ramp_account.is_some() && self.reason != Some(TransitionReason::ProbesSucceeded) {
+            return contradiction("rampAccount");
         }
         if self.failed_half_opens > 0 && self.state == BreakerState::Closed {
             return contradiction("failedHalfOpens");
@@ -226,29 +290,70 @@ impl Snapshot {
 
 impl WindowSnapshot {
     fn of(window: &Window, now: Instant) -> Self {
-        let (mut failures, mut requests) = ([0; WINDOW_BUCKETS], [0; WINDOW_BUCKETS]);
-        for (index, bucket) in window.oldest_first().enumerate() {
-            failures[index] = u32::try_from(bucket.failures).unwrap_or(u32::MAX);
-            requests[index] = u32::try_from(bucket.requests).unwrap_or(u32::MAX);
+        match window {
+            Window::Time(window) => Self::Time(BucketsSnapshot::of(window, now)),
+            Window::Calls(window) => {
+                Self::Calls(window.oldest_first().map(|request| OutcomeLetter(request).letter()).collect())
+            }
         }
-        Self { age_ms: in_ms(window.bucket_age(now).min(MAX_AGE)), failures, requests }
     }
 
-    fn restore(&self, span: Duration, origin: Origin) -> Window {
+    /// Fills an empty window.
+    fn fill(&self, window: &mut Window, origin: Origin) -> Result<(), SnapshotError> {
+        match (self, window) {
+            (Self::Time(buckets), Window::Time(window)) => buckets.fill(window, origin),
+            (Self::Calls(letters), Window::Calls(window)) => fill_calls(letters, window),
+            (Self::Time(_), Window::Calls(_)) | (Self::Calls(_), Window::Time(_)) => {
+                Err(SnapshotError::Contradiction { field: "windows", with: "the breaker's trip rules" })
+            }
+        }
+    }
+}
+
+impl BucketsSnapshot {
+    fn of(window: &TimeWindow, now: Instant) -> Self {
+        let in_each = |count: fn(Totals) -> u64| {
+            let mut counts = [0; WINDOW_BUCKETS];
+            for (place, bucket) in counts.iter_mut().zip(window.oldest_first()) {
+                *place = u32::try_from(count(bucket)).unwrap_or(u32::MAX);
+            }
+            counts
+        };
+        Self {
+            age_ms: in_ms(window.bucket_age(now).min(MAX_AGE)),
+            failures: in_each(|bucket| bucket.failures),
+            slow: in_each(|bucket| bucket.slow),
+            requests: in_each(|bucket| bucket.requests),
+        }
+    }
+
+    fn fill(&self, window: &mut TimeWindow, origin: Origin) -> Result<(), SnapshotError> {
+        let Self { age_ms, failures, slow, requests } = self;
+        at_most("windows", *age_ms, in_ms(MAX_AGE))?;
+        let over = |part: &[u32; WINDOW_BUCKETS]| part.iter().zip(requests).any(|(part, whole)| part > whole);
+        if over(failures) || over(slow) {
+            let with = "itself: more failures or slow requests than requests";
+            return Err(SnapshotError::Contradiction { field: "windows", with });
+        }
         let buckets = std::array::from_fn(|index| Totals {
-            failures: self.failures[index].into(),
-            requests: self.requests[index].into(),
+            failures: failures[index].into(),
+            slow: slow[index].into(),
+            requests: requests[index].into(),
         });
-        Window::with_buckets(span, origin.ago(self.age_ms), buckets)
-    }
-
-    fn check(&self, field: &'static str) -> Result<(), SnapshotError> {
-        at_most(field, self.age_ms, in_ms(MAX_AGE))?;
-        if self.failures.iter().zip(&self.requests).any(|(failures, requests)| failures > requests) {
-            return Err(SnapshotError::Contradiction { field, with: "itself: more failures than requests" });
-        }
+        window.fill(origin.ago(*age_ms), buckets);
         Ok(())
     }
+}
+
+fn fill_calls(letters: &str, window: &mut CallWindow) -> Result<(), SnapshotError> {
+    at_most("windows", letters.len() as u64, window.places() as u64)?;
+    for letter in letters.chars() {
+        let Some(OutcomeLetter(request)) = OutcomeLetter::read(letter) else {
+            return Err(SnapshotError::Contradiction { field: "windows", with: "itself: a letter that is no outcome" });
+        };
+        window.record(request);
+    }
+    Ok(())
 }
 
 fn age_ms(moment: Instant, now: Instant) -> u64 {

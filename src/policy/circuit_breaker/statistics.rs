@@ -22,6 +22,8 @@ pub struct Statistics {
     pub reason: Option<TransitionReason>,
     /// Failures among `requests`, 0 to 1; none without requests.
     pub failure_ratio: Option<f64>,
+    /// Slow calls among the requests that the slow-call rule looks at, 0 to 1; none without that rule or requests.
+    pub slow_ratio: Option<f64>,
     /// Requests that ended within the current window; while open, within the window at the time it opened.
     pub requests: u64,
     /// How often it went from closed to open since it was made or restored.
@@ -34,6 +36,10 @@ pub struct Statistics {
     pub probes_in_flight: u32,
     /// When the next probe may pass; set while open.
     pub next_probe: Option<Instant>,
+    /// Whether it is half-open and waits for traffic: no probe owes an answer.
+    pub idle: bool,
+    /// Until when only a growing share of requests passes; set while closed after a recovery with a ramp.
+    pub ramp_end: Option<Instant>,
     /// Changes of state since it was made or restored.
     pub transitions: TransitionCounts,
 }

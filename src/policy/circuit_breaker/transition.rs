@@ -32,10 +32,14 @@ pub enum TransitionReason {
     FailureCount,
     /// Too large a share of failures within the window.
     FailureRate,
+    /// Too large a share of slow calls within the window.
+    SlowCallRate,
     /// The open time is over.
     OpenElapsed,
     /// A probe failed.
     ProbeFailed,
+    /// A probe succeeded, but was slow, and slow calls are a reason to trip.
+    ProbeSlow,
     /// A probe's lease ended before the probe did.
     ProbeTimeout,
     /// Probes were let through, and none told anything for too long.
@@ -65,8 +69,10 @@ impl TransitionReason {
             Self::ConsecutiveFailures => "ConsecutiveFailures",
             Self::FailureCount => "FailureCount",
             Self::FailureRate => "FailureRate",
+            Self::SlowCallRate => "SlowCallRate",
             Self::OpenElapsed => "OpenElapsed",
             Self::ProbeFailed => "ProbeFailed",
+            Self::ProbeSlow => "ProbeSlow",
             Self::ProbeTimeout => "ProbeTimeout",
             Self::HalfOpenTimeout => "HalfOpenTimeout",
             Self::ProbesSucceeded => "ProbesSucceeded",
@@ -82,7 +88,9 @@ impl TransitionReason {
             Self::ConsecutiveFailures
             | Self::FailureCount
             | Self::FailureRate
+            | Self::SlowCallRate
             | Self::ProbeFailed
+            | Self::ProbeSlow
             | Self::ProbeTimeout
             | Self::HalfOpenTimeout => BreakerState::Open,
         }

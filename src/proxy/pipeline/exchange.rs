@@ -4,9 +4,9 @@
 //! which says nothing about the upstream.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use fusebox_policy::circuit_breaker::{Outcome, Permit};
+use fusebox_policy::circuit_breaker::{Answer, Ended, Outcome, Permit};
 use fusebox_policy::config::{FailureCondition, Mode};
 
 use super::request_body::ClientBody;
@@ -22,6 +22,8 @@ pub(crate) struct Exchange {
     permit: Option<Permit>,
     started: Instant,
     status: u16,
+    /// From its start to the answer's head; none before that.
+    head_took: Option<Duration>,
     finished: bool,
 }
 
@@ -36,7 +38,7 @@ impl Ending {
 impl Exchange {
     /// Begins at `started`, when the request's head had arrived. Without a permit nothing is decided by it.
     pub(crate) fn begin(enforcer: Arc<Enforcer>, rule: Arc<Rule>, permit: Option<Permit>, started: Instant) -> Self {
-        Self { enforcer, rule, permit, started, status: 0, finished: false }
+        Self { enforcer, rule, permit, started, status: 0, head_took: None, finished: false }
     }
 
     /// The rule it goes by.
@@ -47,9 +49,11 @@ impl Exchange {
     /// The upstream's head arrived. A status that is a failure decides at once: nothing that follows can change it.
     pub(crate) fn head(&mut self, status: u16) {
         self.status = status;
+        let now = Instant::now();
+        self.head_took = Some(now.saturating_duration_since(self.started));
         let failed = self.rule.guard.as_ref().is_some_and(|guard| guard.failures.is_failure_status(status));
         if failed {
-            self.settle(Outcome::Failure, Instant::now());
+            self.settle(Outcome::Failure, now);
         }
     }
 
@@ -67,7 +71,9 @@ impl Exchange {
     /// The whole answer was passed on.
     pub(crate) fn answered(mut self, now: Instant) {
         // A failing status has been settled with the head.
-        self.settle(Outcome::Success, now);
+        let answer = Answer { status: self.status, grpc_status: None };
+        let outcome = self.rule.guard.as_ref().map_or(Outcome::Success, |guard| guard.failures.outcome(&answer));
+        self.settle(outcome, now);
         self.record(Ending::Answered, self.status, now);
     }
 
@@ -95,7 +101,9 @@ impl Exchange {
 
     fn settle(&mut self, outcome: Outcome, now: Instant) {
         let Some(permit) = self.permit.take() else { return };
-        if let (Some(transition), Some(guard)) = (permit.settle(outcome, now), &self.rule.guard) {
+        let Some(guard) = &self.rule.guard else { return };
+        let took = self.head_took.unwrap_or_else(|| now.saturating_duration_since(self.started));
+        if let Some(transition) = guard.breaker.settle(permit, Ended::after(took, outcome), now) {
             self.enforcer.transitioned(&guard.key, &self.rule.series, &transition);
         }
     }

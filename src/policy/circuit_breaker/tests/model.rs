@@ -80,7 +80,7 @@ impl Subject for Arc<SharedBreaker> {
     }
 
     fn settle(&mut self, held: Permit, outcome: Outcome, now: Instant) -> Option<Transition> {
-        held.settle(outcome, now)
+        SharedBreaker::settle(self, held, outcome, now)
     }
 
     fn release(&mut self, held: Permit) {

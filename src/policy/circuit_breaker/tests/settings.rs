@@ -1,6 +1,6 @@
 //! Claims about parameters: every bad number is refused by its field's name.
 
-use super::super::{FailureClassifier, MAX_COUNT, MAX_PROBES, SettingsError};
+use super::super::{Answer, FailureClassifier, MAX_COUNT, MAX_PROBES, SettingsError};
 use super::*;
 use crate::config::{FailureCondition, FailureOn, StatusRange};
 
@@ -105,7 +105,7 @@ fn listed_statuses_and_conditions_are_failures() {
     {
         assert_eq!(classifier.is_failure_status(status), failure, "{status}");
     }
-    assert_eq!(classifier.status_outcome(404), Outcome::Success);
+    assert_eq!(classifier.outcome(&Answer { status: 404, grpc_status: None }), Outcome::Success);
     assert_eq!(classifier.condition_outcome(FailureCondition::Timeout), Outcome::Failure);
     assert_eq!(classifier.condition_outcome(FailureCondition::Reset), Outcome::Neutral, "no answer is no success");
 }

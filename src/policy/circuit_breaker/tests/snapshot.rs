@@ -1,6 +1,6 @@
 //! Claims about snapshots. That a restored breaker behaves as the one it was is part of the model's property.
 
-use super::super::{MAX_AGE, Outcome, SharedBreaker, Snapshot, SnapshotError};
+use super::super::{BucketsSnapshot, MAX_AGE, Outcome, SharedBreaker, Snapshot, SnapshotError, WindowSnapshot};
 use super::*;
 use crate::report::BreakerState::{HalfOpen as HalfOpened, Open as Opened};
 
@@ -18,6 +18,13 @@ fn open_snapshot() -> Snapshot {
     let mut bench = Bench::open(&all_rules());
     bench.wait(30);
     bench.breaker.snapshot(bench.now())
+}
+
+fn buckets(snapshot: &mut Snapshot, window: usize) -> &mut BucketsSnapshot {
+    match &mut snapshot.windows[window] {
+        WindowSnapshot::Time(buckets) => buckets,
+        WindowSnapshot::Calls(_) => panic!("a window over calls"),
+    }
 }
 
 #[test]
@@ -59,7 +66,7 @@ fn torn_snapshots_are_refused() {
 fn nonsense_snapshots_are_refused_by_field() {
     type Change = fn(&mut Snapshot);
     let cases: [(&str, Change); 15] = [
-        ("format", |s| s.format = 2),
+        ("format", |s| s.format = 1),
         ("openRemainingMs", |s| s.open_remaining_ms = Some(1_001)),
         ("openRemainingMs", |s| s.open_remaining_ms = Some(u64::MAX)),
         ("openRemainingMs", |s| s.open_remaining_ms = None),
@@ -70,10 +77,10 @@ fn nonsense_snapshots_are_refused_by_field() {
         ("reason", |s| s.reason = Some(super::super::TransitionReason::ProbesSucceeded)),
         ("stateAgeMs", |s| s.state_age_ms = u64::MAX),
         ("lastTripAgeMs", |s| s.last_trip_age_ms = Some(u64::MAX)),
-        ("observed", |s| s.observed.age_ms = u64::MAX),
-        ("observed", |s| s.observed.failures[3] = 1),
-        ("counted", |s| s.counted = None),
-        ("counted", |s| s.counted.as_mut().unwrap().failures[0] = u32::MAX),
+        ("windows", |s| buckets(s, 0).age_ms = u64::MAX),
+        ("windows", |s| buckets(s, 0).failures[3] = 1),
+        ("windows", |s| s.windows.truncate(1)),
+        ("windows", |s| buckets(s, 1).failures[0] = u32::MAX),
     ];
     for (field, change) in cases {
         let mut snapshot = open_snapshot();
@@ -102,9 +109,11 @@ fn the_largest_numbers_that_are_accepted_overflow_nothing() {
     let mut snapshot = open_snapshot();
     snapshot.failed_half_opens = u32::MAX;
     snapshot.state_age_ms = u64::try_from(MAX_AGE.as_millis()).unwrap();
-    snapshot.observed.failures = [u32::MAX; 10];
-    snapshot.observed.requests = [u32::MAX; 10];
-    snapshot.counted = Some(snapshot.observed.clone());
+    for index in 0..2 {
+        buckets(&mut snapshot, index).failures = [u32::MAX; 10];
+        buckets(&mut snapshot, index).slow = [u32::MAX; 10];
+        buckets(&mut snapshot, index).requests = [u32::MAX; 10];
+    }
     let forever = Origin { seed: 0, elapsed: Duration::MAX, now: at(0) };
     let mut breaker = restore(&snapshot, forever).unwrap();
     let Decision::Admitted(probe) = breaker.admit(at(0)).decision else { panic!("the open time is over") };

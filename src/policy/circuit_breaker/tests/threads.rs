@@ -64,9 +64,9 @@ impl Ring {
                 drop(permit);
                 None
             }
-            20..40 => permit.settle(Outcome::Neutral, now),
-            40..110 => permit.settle(Outcome::Failure, now),
-            _ => permit.settle(Outcome::Success, now),
+            20..40 => self.breaker.settle(permit, Outcome::Neutral, now),
+            40..110 => self.breaker.settle(permit, Outcome::Failure, now),
+            _ => self.breaker.settle(permit, Outcome::Success, now),
         }
     }
 }
@@ -120,7 +120,7 @@ fn successes_that_took_no_lock_are_shown() {
         for _ in 0..THREADS {
             scope.spawn(|| {
                 for _ in 0..1_000 {
-                    permit(&breaker, 5).unwrap().settle(Outcome::Success, at(5));
+                    breaker.settle(permit(&breaker, 5).unwrap(), Outcome::Success, at(5));
                 }
             });
         }
@@ -132,7 +132,7 @@ fn successes_that_took_no_lock_are_shown() {
 fn dropped_permit_frees_the_probe_slot() {
     let breaker = shared(&parameters());
     for _ in 0..3 {
-        permit(&breaker, 0).unwrap().settle(Outcome::Failure, at(0));
+        breaker.settle(permit(&breaker, 0).unwrap(), Outcome::Failure, at(0));
     }
     let probe = permit(&breaker, 100).unwrap();
     assert!(probe.is_probe());
@@ -145,10 +145,10 @@ fn dropped_permit_frees_the_probe_slot() {
 fn a_failure_among_lock_free_successes_ends_nothing_but_its_own_row() {
     let breaker = shared(&parameters());
     for _ in 0..100 {
-        permit(&breaker, 0).unwrap().settle(Outcome::Failure, at(0));
-        permit(&breaker, 0).unwrap().settle(Outcome::Failure, at(0));
-        permit(&breaker, 0).unwrap().settle(Outcome::Success, at(0));
-        permit(&breaker, 0).unwrap().settle(Outcome::Success, at(0));
+        breaker.settle(permit(&breaker, 0).unwrap(), Outcome::Failure, at(0));
+        breaker.settle(permit(&breaker, 0).unwrap(), Outcome::Failure, at(0));
+        breaker.settle(permit(&breaker, 0).unwrap(), Outcome::Success, at(0));
+        breaker.settle(permit(&breaker, 0).unwrap(), Outcome::Success, at(0));
     }
     let shown = breaker.statistics(at(0));
     assert_eq!((shown.state, shown.requests, shown.failure_ratio), (BreakerState::Closed, 400, Some(0.5)));

@@ -2,8 +2,11 @@
 
 use super::super::Outcome;
 use super::super::TransitionReason::FailureCount as ByCount;
-use super::super::window::{Totals, Window};
+use super::super::window::{TimeWindow, Totals};
 use super::*;
+
+const SUCCESS: Totals = Totals { failures: 0, slow: 0, requests: 1 };
+const FAILURE: Totals = Totals { failures: 1, slow: 0, requests: 1 };
 
 #[test]
 fn failures_within_the_window_trip_it_whatever_is_between() {
@@ -40,21 +43,21 @@ fn a_rate_is_judged_on_what_is_in_the_window() {
 
 #[test]
 fn a_window_long_unused_is_empty_and_keeps_its_phase() {
-    let mut window = Window::new(Duration::from_millis(100), at(0));
-    window.record(Totals::FAILURE, at(5));
+    let mut window = TimeWindow::new(Duration::from_millis(100), at(0));
+    window.record(FAILURE, at(5));
     assert_eq!(window.totals_at(at(99)).requests, 1);
     assert_eq!(window.totals_at(at(100)).requests, 0);
     assert_eq!(window.totals_at(at(u64::from(u32::MAX))).requests, 0);
-    window.record(Totals::SUCCESS, at(1_000_019));
-    assert_eq!(window.last_totals(), Totals::SUCCESS);
+    window.record(SUCCESS, at(1_000_019));
+    assert_eq!(window.last_totals(), SUCCESS);
     assert_eq!(window.bucket_age(at(1_000_019)), Duration::from_millis(9));
 }
 
 #[test]
 fn reading_a_window_equals_rolling_it() {
-    let mut window = Window::new(Duration::from_millis(100), at(0));
+    let mut window = TimeWindow::new(Duration::from_millis(100), at(0));
     for ms in (0..400).step_by(3) {
-        window.record(if ms % 2 == 0 { Totals::FAILURE } else { Totals::SUCCESS }, at(ms));
+        window.record(if ms % 2 == 0 { FAILURE } else { SUCCESS }, at(ms));
         for later in 0..200 {
             let mut rolled = window.clone();
             rolled.record(Totals::default(), at(ms + later));
