@@ -16,6 +16,8 @@ mod settings;
 mod shared;
 mod snapshot;
 mod statistics;
+mod stripes;
+mod sync;
 mod transition;
 mod window;
 

@@ -1,13 +1,10 @@
-//! One breaker for many threads: a packed word that answers the common case, a lock for the rest.
+//! One breaker for many threads: stripes that take the common case, a lock for the rest.
 //!
-//! It must not decide anything by itself: whatever the word cannot answer goes to the [`Breaker`].
-//! While closed, asking is one atomic load; a healthy breaker without a window is never locked.
+//! It must not decide anything by itself: whatever could change a decision goes to the [`Breaker`], with
+//! the stripes closed. While it is closed and no success could trip it, nobody takes the lock.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
-
-use parking_lot::Mutex;
 
 use super::admission::{Admission, Decision, Ended, Force, Outcome, Ticket, TicketKind};
 use super::endpoints::Standing;
@@ -15,30 +12,35 @@ use super::engine::Breaker;
 use super::settings::Settings;
 use super::snapshot::{Origin, Snapshot, SnapshotError};
 use super::statistics::Statistics;
+use super::stripes::Stripes;
+use super::sync::{AtomicU64, Mutex, Ordering};
 use super::transition::Transition;
 
 /// A circuit breaker that threads share.
 #[derive(Debug)]
 pub struct SharedBreaker {
-    /// What the breaker was when it was last unlocked, as a [`Word`].
+    /// Open while the breaker is clean: requests pass by them, and successes are counted on them.
+    stripes: Stripes,
+    /// Whether requests pass without asking where the stripes are closed, as a [`Word`].
     word: AtomicU64,
-    /// Successes not yet told to the breaker, to which they change nothing but what is shown.
-    untold_successes: AtomicU64,
     breaker: Mutex<Breaker>,
 }
 
-/// Leave for one request, from a [`SharedBreaker`]. Dropped without [`Permit::settle`] it is a
+/// Leave for one request, to be given to [`SharedBreaker::settle`] of the same breaker. Dropped it is a
 /// neutral outcome, and gives a probe's slot back, so that a cancelled request cannot keep one.
 #[derive(Debug)]
 #[must_use = "a dropped permit is a neutral outcome"]
 pub struct Permit {
-    breaker: Arc<SharedBreaker>,
+    /// The address of the breaker that gave it. What this costs is less than what sharing an [`Arc`] costs:
+    /// every thread would write to its one counter.
+    breaker: usize,
     ticket: Option<Ticket>,
+    /// Only a probe has anything to give back.
+    probed: Option<Arc<SharedBreaker>>,
 }
 
-/// A breaker's epoch, and two bits: whether requests pass without asking, and whether successes
-/// need not be told.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// A breaker's epoch plus one while every request passes, or 0 while requests must ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Word(u64);
 
 impl SharedBreaker {
@@ -59,80 +61,110 @@ impl SharedBreaker {
     /// Asks for one request to pass.
     #[inline]
     pub fn admit(self: &Arc<Self>, now: Instant) -> Admission<Permit> {
-        let word = Word(self.word.load(Ordering::Acquire));
-        let admission = if word.passes() {
-            let ticket = Ticket { epoch: word.epoch(), kind: TicketKind::Counted };
-            Admission { decision: Decision::Admitted(ticket), transition: None }
-        } else {
-            self.locked(now, |breaker| breaker.admit(now))
-        };
-        admission.map(|ticket| Permit { breaker: Arc::clone(self), ticket: Some(ticket) })
+        match self.stripes.epoch() {
+            Some(epoch) => self.pass(epoch),
+            None => self.ask(now),
+        }
     }
 
-    /// Tells how a request ended that this breaker let pass.
+    /// Tells how a request ended that this breaker let pass. A permit of another breaker is as if dropped.
     #[inline]
     pub fn settle(&self, mut permit: Permit, ended: impl Into<Ended>, now: Instant) -> Option<Transition> {
-        permit.ticket.take().and_then(|ticket| self.take_back(ticket, ended.into(), now))
+        if permit.breaker != self.address() {
+            return None;
+        }
+        let (ticket, ended) = (permit.ticket.take()?, ended.into());
+        let good = ended.outcome == Outcome::Success && ticket.kind == TicketKind::Counted;
+        if good && self.stripes.count(ticket.epoch, ended.took, now) {
+            return None;
+        }
+        self.tell(ticket, ended, now)
     }
 
     /// Whether a request would pass at `now`, without a step, as [`Breaker::standing`].
     #[must_use]
     pub fn standing(&self, now: Instant) -> Standing {
-        if Word(self.word.load(Ordering::Acquire)).passes() {
-            return Standing::Usable;
-        }
-        self.locked(now, |breaker| breaker.standing(now))
+        if self.passing().is_some() { Standing::Usable } else { self.locked(|breaker| breaker.standing(now)) }
     }
 
     /// Does what is due. To be called now and then, since a breaker nobody asks notices nothing.
     pub fn advance(&self, now: Instant) -> Option<Transition> {
-        self.locked(now, |breaker| breaker.advance(now))
+        // Nothing is ever due while every request passes, and so it costs little to visit thousands.
+        if self.passing().is_some() { None } else { self.locked(|breaker| breaker.advance(now)) }
     }
 
     /// Sets or clears a person's word, as [`Breaker::force`].
     pub fn force(&self, force: Option<Force>, now: Instant) {
-        self.locked(now, |breaker| breaker.force(force, now));
+        self.locked(|breaker| breaker.force(force, now));
     }
 
     /// Shows it as it is at `now`, without a step.
     #[must_use]
     pub fn statistics(&self, now: Instant) -> Statistics {
-        self.locked(now, |breaker| breaker.statistics(now))
+        self.locked(|breaker| breaker.statistics(now))
     }
 
     /// Its state at `now` as plain data, without a step.
     #[must_use]
     pub fn snapshot(&self, now: Instant) -> Snapshot {
-        self.locked(now, |breaker| breaker.snapshot(now))
+        self.locked(|breaker| breaker.snapshot(now))
     }
 
     fn share(breaker: Breaker) -> Arc<Self> {
-        let word = AtomicU64::new(Word::of(&breaker).0);
-        Arc::new(Self { word, untold_successes: AtomicU64::new(0), breaker: Mutex::new(breaker) })
+        let slower_than = breaker.settings.slow_call_rate.map(|rule| rule.slower_than);
+        let stripes = Stripes::new(slower_than, breaker.latest);
+        let shared = Self { stripes, word: AtomicU64::new(0), breaker: Mutex::new(breaker) };
+        shared.locked(|_| ());
+        Arc::new(shared)
     }
 
-    fn take_back(&self, ticket: Ticket, ended: Ended, now: Instant) -> Option<Transition> {
-        self.locked(now, |breaker| breaker.settle(ticket, ended, now))
+    fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
     }
 
-    fn release(&self, ticket: Ticket) {
-        // Only a probe holds anything that must be given back.
-        if ticket.is_probe() {
-            self.breaker.lock().release(ticket);
+    #[inline]
+    fn pass(&self, epoch: u64) -> Admission<Permit> {
+        let ticket = Ticket { epoch, kind: TicketKind::Counted };
+        let permit = Permit { breaker: self.address(), ticket: Some(ticket), probed: None };
+        Admission { decision: Decision::Admitted(permit), transition: None }
+    }
+
+    #[cold]
+    fn ask(self: &Arc<Self>, now: Instant) -> Admission<Permit> {
+        if let Some(epoch) = Word(self.word.load(Ordering::Acquire)).epoch() {
+            return self.pass(epoch);
         }
+        self.locked(|breaker| breaker.admit(now)).map(|ticket| {
+            let probed = ticket.is_probe().then(|| Arc::clone(self));
+            Permit { breaker: self.address(), ticket: Some(ticket), probed }
+        })
     }
 
-    /// Runs `step` with the lock held, and lets the word say what the breaker is then.
-    fn locked<T>(&self, _now: Instant, step: impl FnOnce(&mut Breaker) -> T) -> T {
+    #[cold]
+    fn tell(&self, ticket: Ticket, ended: Ended, now: Instant) -> Option<Transition> {
+        self.locked(|breaker| breaker.settle(ticket, ended, now))
+    }
+
+    /// The epoch in which every request passes, if it does.
+    fn passing(&self) -> Option<u64> {
+        self.stripes.epoch().or_else(|| Word(self.word.load(Ordering::Acquire)).epoch())
+    }
+
+    /// Runs `step` with the lock held and the stripes closed, with all they counted told to the breaker.
+    fn locked<T>(&self, step: impl FnOnce(&mut Breaker) -> T) -> T {
         let mut breaker = self.breaker.lock();
-        if self.untold_successes.load(Ordering::Relaxed) > 0 {
-            breaker.count_good(self.untold_successes.swap(0, Ordering::Relaxed));
+        let good = self.stripes.close();
+        if good > 0 {
+            breaker.count_good(good);
         }
         let result = step(&mut breaker);
         let word = Word::of(&breaker);
         // Only written when it changed: a needless store would take the cache line from every other thread.
         if self.word.load(Ordering::Relaxed) != word.0 {
             self.word.store(word.0, Ordering::Release);
+        }
+        if breaker.is_clean() {
+            self.stripes.open(breaker.epoch, breaker.windows.stands_until());
         }
         result
     }
@@ -142,60 +174,37 @@ impl Permit {
     /// Whether the request is a probe of a half-open breaker.
     #[must_use]
     pub fn is_probe(&self) -> bool {
-        self.ticket.as_ref().is_some_and(Ticket::is_probe)
+        self.probed.is_some()
     }
 }
 
 impl Drop for Permit {
     #[inline]
     fn drop(&mut self) {
-        if let Some(ticket) = self.ticket.take() {
-            self.breaker.release(ticket);
+        if let (Some(breaker), Some(ticket)) = (self.probed.take(), self.ticket.take()) {
+            breaker.locked(|breaker| breaker.release(ticket));
         }
     }
 }
 
 impl Word {
-    const PASSES: u64 = 1;
-    const CLEAN: u64 = 2;
-    const EPOCH_SHIFT: u32 = 2;
-
     fn of(breaker: &Breaker) -> Self {
-        match breaker.passing_epoch() {
-            Some(epoch) if breaker.is_clean() => Self::new(epoch, Self::PASSES | Self::CLEAN),
-            Some(epoch) => Self::new(epoch, Self::PASSES),
-            None => Self(0),
-        }
+        Self(breaker.passing_epoch().map_or(0, |epoch| epoch + 1))
     }
 
-    fn new(epoch: u64, bits: u64) -> Self {
-        // The two bits lost at the top would take centuries of transitions to matter.
-        Self(epoch << Self::EPOCH_SHIFT | bits)
-    }
-
-    fn passes(self) -> bool {
-        self.0 & Self::PASSES != 0
-    }
-
-    fn epoch(self) -> u64 {
-        self.0 >> Self::EPOCH_SHIFT
-    }
-
-    /// Whether a success of `ticket` need not be told: it was counted in this very epoch, and all is clean.
-    fn is_clean_for(self, ticket: &Ticket) -> bool {
-        let Ticket { epoch, kind } = ticket;
-        *kind == TicketKind::Counted && self == Self::new(*epoch, Self::PASSES | Self::CLEAN)
+    fn epoch(self) -> Option<u64> {
+        self.0.checked_sub(1)
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use std::sync::mpsc;
     use std::thread;
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{BreakerParameters, HalfOpen, Open, Recovery, Trip};
+    use crate::config::{BreakerParameters, FailureRate, HalfOpen, Open, RateWindow, Recovery, Trip};
 
     fn shared(trip: Trip) -> Arc<SharedBreaker> {
         let open = Open { base_duration_ms: 100, max_duration_ms: 100, jitter_percent: 0, honor_retry_after: false };
@@ -205,10 +214,13 @@ mod tests {
         SharedBreaker::new(settings, 1, Instant::now())
     }
 
+    fn rate() -> FailureRate {
+        FailureRate { percent: 50, window: RateWindow::Time(60_000), min_requests: 2 }
+    }
+
     #[test]
-    #[cfg(any())]
-    fn healthy_breaker_without_a_window_is_never_locked() {
-        let breaker = shared(Trip { consecutive_failures: Some(3), ..Trip::default() });
+    fn clean_breaker_is_never_locked() {
+        let breaker = shared(Trip { consecutive_failures: Some(3), failure_rate: Some(rate()), ..Trip::default() });
         let now = Instant::now();
         let locked = breaker.breaker.lock();
         let (done, finished) = mpsc::channel();
@@ -235,10 +247,19 @@ mod tests {
             let Decision::Admitted(permit) = breaker.admit(now).decision else { panic!("refused while closed") };
             breaker.settle(permit, Outcome::Failure, now)
         };
-        assert!(word() == Word::new(0, Word::PASSES | Word::CLEAN));
+        assert_eq!((word().epoch(), breaker.stripes.epoch()), (Some(0), Some(0)));
         assert_eq!(fail(), None);
-        assert!(word() == Word::new(0, Word::PASSES), "a success would not end the row of failures");
+        assert_eq!((word().epoch(), breaker.stripes.epoch()), (Some(0), None), "a success would not end the row");
         assert!(fail().is_some());
-        assert!(word() == Word(0));
+        assert_eq!((word().epoch(), breaker.stripes.epoch()), (None, None));
+    }
+
+    #[test]
+    fn a_permit_of_another_breaker_decides_nothing() {
+        let (one, other) = (shared(Trip { consecutive_failures: Some(1), ..Trip::default() }), shared(Trip::default()));
+        let now = Instant::now();
+        let Decision::Admitted(permit) = other.admit(now).decision else { panic!("refused while closed") };
+        assert_eq!(one.settle(permit, Outcome::Failure, now), None);
+        assert_eq!((one.statistics(now).requests, other.statistics(now).requests), (0, 0));
     }
 }
