@@ -18,6 +18,13 @@ pub const BREAKER_REJECTED: &str = "fusebox_circuit_breaker_rejected_total";
 /// Gauge of the failures among the requests of a breaker's window, 0 to 1, by [`BREAKER_LABELS`].
 pub const BREAKER_FAILURE_RATIO: &str = "fusebox_circuit_breaker_failure_ratio";
 
+/// Gauge of the slow calls among the requests of a breaker's window, 0 to 1, by [`BREAKER_LABELS`]; absent without a slow-call rule.
+pub const BREAKER_SLOW_RATIO: &str = "fusebox_circuit_breaker_slow_ratio";
+
+/// Gauge of the endpoints behind a rule with scope Endpoint, by [`BREAKER_LABELS`] and [`STATE`]. The state of such a rule
+/// ([`BREAKER_STATE`]) is that of its best endpoint: open only when no endpoint is closed or half-open.
+pub const BREAKER_ENDPOINTS: &str = "fusebox_circuit_breaker_endpoints";
+
 /// Gauge of the probes under way in a half-open breaker, by [`BREAKER_LABELS`].
 pub const BREAKER_PROBES: &str = "fusebox_circuit_breaker_half_open_probes_in_flight";
 

@@ -34,7 +34,8 @@ pub(crate) fn instant_of(unix_ms: i64, now: Instant) -> Option<Instant> {
     now.checked_add(Duration::from_millis(left))
 }
 
-fn unix_now_ms() -> i64 {
+/// The wall clock, in milliseconds since the Unix epoch.
+pub(crate) fn unix_now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis)
 }
 

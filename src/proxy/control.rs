@@ -63,6 +63,7 @@ impl Client {
             let url = &self.addresses[attempt % self.addresses.len()];
             let started = Instant::now();
             let end = self.session(url, attempt).await;
+            self.enforcer.endpoints_lost(Instant::now());
             let wait = match &end {
                 SessionEnd::TokenChanged => Duration::ZERO,
                 SessionEnd::Failed(_) if started.elapsed() >= GOOD_SESSION => {

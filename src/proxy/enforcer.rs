@@ -11,13 +11,17 @@ use arc_swap::ArcSwap;
 use fusebox_policy::circuit_breaker::{Force, Transition};
 use fusebox_policy::config::{BreakerKey, PolicyVersion, ProxyConfig};
 use fusebox_policy::report::BreakerState;
+use fusebox_policy::stream::ServiceEndpoints;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::breakers::{Maker, Tracked, Watchlist};
 use crate::clock::{self, Clock};
 use crate::config_error::ConfigError;
-use crate::series::Series;
+use crate::counters::Counters;
+use crate::endpoints::{Directory, MAX_ENDPOINT_BREAKERS, Making, Known};
 use crate::snapshot::{Installed, Snapshot, Surroundings, Topology};
+use crate::state_file::Saved;
 use crate::upstream::Pools;
 
 /// The shared heart of a proxy.
@@ -27,10 +31,18 @@ pub(crate) struct Enforcer {
     pools: Pools,
     clock: Clock,
     snapshot: ArcSwap<Snapshot>,
-    applying: Mutex<()>,
+    books: Mutex<Books>,
+    watchlist: Watchlist,
     generation: AtomicU64,
     changed: watch::Sender<u64>,
     counters: Counters,
+}
+
+/// What new breakers and endpoints are made from. Whoever changes what is in force holds it.
+#[derive(Debug)]
+struct Books {
+    directory: Directory,
+    saved: Saved,
 }
 
 /// What a configuration became.
@@ -48,28 +60,22 @@ pub struct Applied {
     pub removed: usize,
 }
 
-/// Counters of the whole proxy.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    invalid_requests: AtomicU64,
-    refused_configs: AtomicU64,
-    connections_active: AtomicU64,
-    connections_total: AtomicU64,
-    connections_waited: AtomicU64,
-}
-
 impl Enforcer {
     /// Nothing is in force yet.
     pub(crate) fn new(topology: Topology) -> Result<Self, ConfigError> {
         let pools = Pools::default();
-        let around = Surroundings { topology: &topology, pools: &pools, previous: None, now: Instant::now() };
+        let saved = Saved::default();
+        let maker = Maker { saved: &saved, now: Instant::now() };
+        let around = Surroundings { topology: &topology, pools: &pools, previous: None, maker };
         let snapshot = Snapshot::empty(around)?;
+        let directory = Directory::new(&topology.upstreams, topology.endpoints_max_age);
         Ok(Self {
             topology,
             pools,
             clock: Clock::start(),
             snapshot: ArcSwap::from_pointee(snapshot),
-            applying: Mutex::new(()),
+            books: Mutex::new(Books { directory, saved }),
+            watchlist: Watchlist::default(),
             generation: AtomicU64::new(0),
             changed: watch::Sender::new(0),
             counters: Counters::default(),
@@ -81,17 +87,24 @@ impl Enforcer {
         self.snapshot.load()
     }
 
+    /// Lets breakers that are made from now on begin as an earlier process left them.
+    pub(crate) fn recall(&self, saved: Saved) {
+        self.books.lock().saved = saved;
+    }
+
     /// Puts `config` in force as version `revision`, whole or not at all.
     pub(crate) fn apply(&self, config: &ProxyConfig, revision: &str) -> Result<Applied, ConfigError> {
-        let _one_at_a_time = self.applying.lock();
+        let mut books = self.books.lock();
         let now = Instant::now();
         let previous = self.snapshot.load_full();
-        let around = Surroundings { topology: &self.topology, pools: &self.pools, previous: Some(&previous), now };
+        let maker = Maker { saved: &books.saved, now };
+        let around = Surroundings { topology: &self.topology, pools: &self.pools, previous: Some(&previous), maker };
         let next = Snapshot::build(config, revision, around)?;
         let applied = compare(&previous, &next, revision);
         for installed in next.breakers.values() {
-            installed.breaker.force(force(installed, now), now);
+            self.direct(installed, now);
         }
+        self.fill(&next, &mut books, now);
         self.snapshot.store(Arc::new(next));
         self.generation.fetch_add(1, Ordering::Release);
         self.changed.send_modify(|count| *count += 1);
@@ -105,19 +118,42 @@ impl Enforcer {
         Ok(applied)
     }
 
+    /// The operator says who stands behind Services; this replaces all it said before.
+    pub(crate) fn endpoints(&self, services: Vec<ServiceEndpoints>, now: Instant) {
+        let mut books = self.books.lock();
+        let left_out = books.directory.tell(services);
+        if left_out > 0 {
+            tracing::warn!(left_out, "endpoints that can't be used or are too many are left out");
+        }
+        self.refill(&mut books, now);
+    }
+
+    /// The stream on which endpoints were said ended.
+    pub(crate) fn endpoints_lost(&self, now: Instant) {
+        self.books.lock().directory.lost(now);
+    }
+
     /// How many configurations were applied; a change tells that there is a new one.
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Logs and counts a breaker's transition, and wakes the reporter.
-    pub(crate) fn transitioned(&self, key: &BreakerKey, series: &Series, transition: &Transition) {
-        series.step(transition);
+    /// Logs and counts a breaker's transition, looks after the breaker while it is not closed, and wakes the reporter.
+    pub(crate) fn transitioned(&self, tracked: &Arc<Tracked>, transition: &Transition) {
+        tracked.series.step(transition);
+        if transition.to != BreakerState::Closed {
+            self.watchlist.add(tracked);
+        }
+        if let Some(group) = tracked.group() {
+            group.judge(transition.at);
+        }
+        let BreakerKey { policy, target, port, rule, endpoint, .. } = &tracked.key;
         tracing::info!(
-            policy = format_args!("{}/{}", key.policy.namespace, key.policy.name),
-            target_name = format_args!("{}/{}", key.target.namespace, key.target.name),
-            port = key.port,
-            rule = key.rule,
+            policy = format_args!("{}/{}", policy.namespace, policy.name),
+            target_name = format_args!("{}/{}", target.namespace, target.name),
+            port,
+            rule,
+            endpoint,
             from = ?transition.from,
             to = ?transition.to,
             reason = transition.reason.as_str(),
@@ -126,27 +162,77 @@ impl Enforcer {
         self.changed.send_modify(|count| *count += 1);
     }
 
-    /// Tells of each transition and configuration from now on.
+    /// Tells of each transition, configuration and change of endpoints from now on.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 
-    /// Lets breakers that are not closed do what is due, so that their state shows without traffic.
+    /// Lets breakers that are not closed do what is due, so that their state shows without traffic, and endpoints
+    /// that nobody vouches for any more rest.
     pub(crate) fn advance(&self, now: Instant) {
-        let snapshot = self.snapshot.load_full();
-        for (key, installed) in &snapshot.breakers {
-            if installed.breaker.statistics(now).state == BreakerState::Closed {
-                continue;
-            }
-            if let Some(transition) = installed.breaker.advance(now) {
-                self.transitioned(key, &installed.series, &transition);
-            }
+        for (tracked, transition) in self.watchlist.advance(now) {
+            self.transitioned(&tracked, &transition);
+        }
+        let mut books = self.books.lock();
+        if books.directory.has_become_stale(now) {
+            tracing::warn!("operator is away for too long; Services are reached by their own addresses");
+            self.refill(&mut books, now);
         }
     }
 
     /// Closes connections to upstreams that were idle for too long.
     pub(crate) fn sweep(&self, now: Instant) {
         self.pools.sweep(now);
+    }
+
+    /// Carries out an override, and says how many endpoints may be left out.
+    fn direct(&self, installed: &Installed, now: Instant) {
+        let force = force(installed, now);
+        installed.own.breaker.force(force, now);
+        if let Some((group, most)) = &installed.endpoints {
+            group.direct(*most, force, now);
+        }
+    }
+
+    fn refill(&self, books: &mut Books, now: Instant) {
+        if self.fill(&self.snapshot.load_full(), books, now) {
+            self.changed.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// Puts the endpoints that are known behind each rule, and looks after breakers that begin as they were left.
+    /// Returns whether any endpoint came or went.
+    fn fill(&self, snapshot: &Snapshot, books: &mut Books, now: Instant) -> bool {
+        let mut left = MAX_ENDPOINT_BREAKERS;
+        let mut changed = false;
+        let recalling = !books.saved.is_empty();
+        for installed in snapshot.breakers.values() {
+            if recalling {
+                self.look_after(&installed.own, now);
+            }
+            let Some((group, _)) = &installed.endpoints else { continue };
+            let (mut addresses, mut known) = books.directory.of(&group.place);
+            if addresses.len() > left {
+                tracing::warn!(rule = ?group.key, "endpoints are too many for one proxy; the Service's address is used");
+                (addresses, known) = (Vec::new(), Known::TooMany);
+            }
+            left -= addresses.len();
+            let maker = Maker { saved: &books.saved, now };
+            changed |= group.replace(&addresses, known, Making { pools: &self.pools, maker, installed });
+            if recalling {
+                group.members().all.iter().for_each(|member| self.look_after(&member.tracked, now));
+            }
+        }
+        if recalling {
+            books.saved.forget(|key| snapshot.has_breaker(key), now);
+        }
+        changed
+    }
+
+    fn look_after(&self, tracked: &Arc<Tracked>, now: Instant) {
+        if tracked.breaker.statistics(now).state != BreakerState::Closed {
+            self.watchlist.add(tracked);
+        }
     }
 
     /// Maps monotonic moments to Unix time.
@@ -160,59 +246,6 @@ impl Enforcer {
     }
 }
 
-impl Counters {
-    /// A request that can't be passed on.
-    pub(crate) fn invalid_request(&self) {
-        self.invalid_requests.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// A client connected.
-    pub(crate) fn opened(&self) {
-        self.connections_active.fetch_add(1, Ordering::Relaxed);
-        self.connections_total.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// A client's connection ended.
-    pub(crate) fn closed(&self) {
-        self.connections_active.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// The bound on connections was hit.
-    pub(crate) fn waited(&self) {
-        self.connections_waited.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// A configuration that can't be enforced.
-    pub(crate) fn refused_config(&self) {
-        self.refused_configs.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Requests that could not be passed on.
-    pub(crate) fn invalid_requests(&self) -> u64 {
-        self.invalid_requests.load(Ordering::Relaxed)
-    }
-
-    /// Configurations that were refused.
-    pub(crate) fn refused_configs(&self) -> u64 {
-        self.refused_configs.load(Ordering::Relaxed)
-    }
-
-    /// Open client connections.
-    pub(crate) fn connections_active(&self) -> u64 {
-        self.connections_active.load(Ordering::Relaxed)
-    }
-
-    /// Client connections since the start.
-    pub(crate) fn connections_total(&self) -> u64 {
-        self.connections_total.load(Ordering::Relaxed)
-    }
-
-    /// How often the bound on connections was hit.
-    pub(crate) fn connections_waited(&self) -> u64 {
-        self.connections_waited.load(Ordering::Relaxed)
-    }
-}
-
 /// A person's word in monotonic time; one whose time is over counts for nothing.
 fn force(installed: &Installed, now: Instant) -> Option<Force> {
     let wanted = installed.force.as_ref()?;
@@ -222,7 +255,7 @@ fn force(installed: &Installed, now: Instant) -> Option<Force> {
 
 fn compare(previous: &Snapshot, next: &Snapshot, revision: &str) -> Applied {
     let is_kept = |(key, installed): &(&BreakerKey, &Installed)| {
-        previous.breakers.get(*key).is_some_and(|before| Arc::ptr_eq(&before.breaker, &installed.breaker))
+        previous.breakers.get(*key).is_some_and(|before| Arc::ptr_eq(&before.own, &installed.own))
     };
     let kept = next.breakers.iter().filter(is_kept).count();
     let removed = previous.breakers.keys().filter(|key| !next.breakers.contains_key(*key)).count();

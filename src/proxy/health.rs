@@ -23,7 +23,7 @@ pub enum HealthStatus {
 pub struct Component {
     /// How it fares.
     pub status: HealthStatus,
-    /// What is missing and what to do about it; empty when nothing is.
+    /// What is missing or was, and what to do about it; empty when nothing is to be said.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub message: String,
 }
@@ -39,6 +39,8 @@ pub struct HealthReport {
     pub config: Component,
     /// Whether the operator is connected.
     pub control: Component,
+    /// Whether breakers' states were found and are kept for the next process; healthy where that was not asked for.
+    pub state_file: Component,
 }
 
 /// Where the parts say how they fare.
@@ -52,12 +54,18 @@ struct Parts {
     listeners: Component,
     config: Component,
     control: Component,
+    state_file: Component,
 }
 
 impl Component {
     /// All is well.
     pub(crate) fn healthy() -> Self {
         Self { status: HealthStatus::Healthy, message: String::new() }
+    }
+
+    /// All is well again, with a word on what was.
+    pub(crate) fn healthy_with(message: String) -> Self {
+        Self { status: HealthStatus::Healthy, message }
     }
 
     /// Something is missing.
@@ -78,6 +86,7 @@ impl Default for Health {
                 listeners: Component::unhealthy("listeners are not bound yet"),
                 config: Component::healthy(),
                 control: Component::healthy(),
+                state_file: Component::healthy(),
             }),
         }
     }
@@ -86,9 +95,10 @@ impl Default for Health {
 impl Health {
     /// How all parts fare now.
     pub(crate) fn report(&self) -> HealthReport {
-        let Parts { listeners, config, control } = self.parts.lock().clone();
-        let status = listeners.status.max(config.status).max(control.status);
-        HealthReport { status, listeners, config, control }
+        let Parts { listeners, config, control, state_file } = self.parts.lock().clone();
+        let parts = [&listeners, &config, &control, &state_file];
+        let status = parts.map(|part| part.status).into_iter().max().unwrap_or(HealthStatus::Healthy);
+        HealthReport { status, listeners, config, control, state_file }
     }
 
     /// Whether traffic can be sent here: the listeners alone decide.
@@ -104,6 +114,11 @@ impl Health {
     /// The configuration's word.
     pub(crate) fn config(&self, component: Component) {
         self.parts.lock().config = component;
+    }
+
+    /// The state file's word.
+    pub(crate) fn state_file(&self, component: Component) {
+        self.parts.lock().state_file = component;
     }
 
     /// The control stream's word.

@@ -5,9 +5,12 @@
 
 mod admin;
 mod bootstrap;
+mod breakers;
 mod clock;
 mod config_error;
 mod control;
+mod counters;
+mod endpoints;
 mod enforcer;
 mod health;
 mod listener;
@@ -20,6 +23,7 @@ mod process;
 mod series;
 mod server;
 mod snapshot;
+mod state_file;
 mod upstream;
 mod view;
 
@@ -31,7 +35,7 @@ pub use enforcer::Applied;
 pub use health::{Component, HealthReport, HealthStatus};
 pub use logging::init_logging;
 pub use options::{
-    ControlUrl, DEFAULT_DRAIN_TIMEOUT, DEFAULT_MAX_CONNECTIONS, InboundSpec, LogFormat, Options, OutboundSpec,
+    ControlUrl, DEFAULT_DRAIN_TIMEOUT, DEFAULT_ENDPOINTS_MAX_AGE, DEFAULT_MAX_CONNECTIONS, InboundSpec, LogFormat, Options, OutboundSpec,
     ServicePort, UpstreamSpec,
 };
 pub use parse::ArgumentError;

@@ -4,7 +4,7 @@
 //! series, so a metric can't disagree with the state. Series come from the configuration alone.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,8 +24,10 @@ use prometheus_client::registry::Registry;
 use crate::enforcer::Enforcer;
 use crate::health::{Health, HealthStatus};
 use crate::process::ProcessUse;
-use crate::series::SeriesLabels;
+use crate::series::{Series, SeriesLabels, Step};
 use crate::snapshot::Snapshot;
+use crate::state_file;
+use crate::view::RuleReading;
 
 /// The content type of the page.
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -42,11 +44,15 @@ pub(crate) struct Page {
     pub(crate) health: Arc<Health>,
 }
 
-struct Reading {
+/// Rules of which all series are written; those nobody used come last.
+pub(crate) const MAX_RULES_SHOWN: usize = 1_000;
+
+/// One rule's breakers, as they are at this moment.
+struct Row {
     labels: Labels,
-    statistics: Statistics,
-    rejected: u64,
-    steps: Vec<(BreakerState, BreakerState, &'static str, u64)>,
+    reading: RuleReading,
+    has_endpoints: bool,
+    steps: Vec<(Step, u64)>,
 }
 
 /// Writes families through one encoder.
@@ -67,8 +73,10 @@ impl Collector for Page {
     fn encode(&self, encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
         let mut writer = Writer(encoder);
         let snapshot = self.enforcer.snapshot();
-        write_requests(&mut writer, &snapshot)?;
-        write_breakers(&mut writer, &snapshot)?;
+        let series = shown(&snapshot);
+        self.enforcer.counters().dropped_series((snapshot.series.len() - series.len()) as u64);
+        write_requests(&mut writer, &series)?;
+        write_breakers(&mut writer, &rows(&snapshot, &series))?;
         write_proxy(&mut writer, self, &snapshot)?;
         write_process(&mut writer)
     }
@@ -131,10 +139,21 @@ impl Sample {
     }
 }
 
-fn write_requests(writer: &mut Writer<'_>, snapshot: &Snapshot) -> fmt::Result {
+/// The rules whose series are written: as many as the bound allows, used ones first.
+fn shown(snapshot: &Snapshot) -> Vec<&Arc<Series>> {
+    if snapshot.series.len() <= MAX_RULES_SHOWN {
+        return snapshot.series.values().collect();
+    }
+    let (mut shown, idle): (Vec<_>, Vec<_>) = snapshot.series.values().partition(|series| series.is_used());
+    shown.extend(idle);
+    shown.truncate(MAX_RULES_SHOWN);
+    shown
+}
+
+fn write_requests(writer: &mut Writer<'_>, shown: &[&Arc<Series>]) -> fmt::Result {
     let mut requests = Vec::new();
     let mut durations = Vec::new();
-    for series in snapshot.series.values() {
+    for series in shown {
         let labels = labels_of(series.labels());
         requests.extend(series.requests().map(|(error, class, count)| {
             let more = [(names::STATUS_CLASS, class.into()), (names::ERROR, error.into())];
@@ -146,58 +165,62 @@ fn write_requests(writer: &mut Writer<'_>, snapshot: &Snapshot) -> fmt::Result {
     writer.family(names::REQUEST_DURATION, "Durations of requests that were not refused, in seconds.", &durations)
 }
 
-fn write_breakers(writer: &mut Writer<'_>, snapshot: &Snapshot) -> fmt::Result {
-    let readings = readings(snapshot);
-    let each = |sample: &dyn Fn(&Reading) -> Sample| -> Vec<(Labels, Sample)> {
-        readings.iter().map(|reading| (reading.labels.clone(), sample(reading))).collect()
+fn write_breakers(writer: &mut Writer<'_>, rows: &[Row]) -> fmt::Result {
+    let each = |sample: &dyn Fn(&Statistics) -> Option<Sample>| -> Vec<(Labels, Sample)> {
+        rows.iter().filter_map(|row| Some((row.labels.clone(), sample(&row.reading.whole.statistics)?))).collect()
     };
-    let states: Vec<_> = readings
-        .iter()
-        .flat_map(|reading| {
-            let current = state_word(reading.statistics.state);
-            names::STATES.map(|state| {
-                let labels = with(&reading.labels, [(names::STATE, state.into())]);
-                (labels, Sample::Gauge(if state == current { 1.0 } else { 0.0 }))
-            })
-        })
-        .collect();
+    let states: Vec<_> = rows.iter().flat_map(state_samples).collect();
     writer.family(names::BREAKER_STATE, "State of the breaker: exactly one is 1.", &states)?;
-    let codes = each(&|reading| Sample::Gauge(state_code(reading.statistics.state)));
+    let codes = each(&|statistics| Some(Sample::Gauge(state_code(statistics.state))));
     writer.family(names::BREAKER_STATE_CODE, "State of the breaker: 0 closed, 1 half-open, 2 open.", &codes)?;
-    let transitions: Vec<_> = readings.iter().flat_map(transition_samples).collect();
+    let transitions: Vec<_> = rows.iter().flat_map(transition_samples).collect();
     writer.family(names::BREAKER_TRANSITIONS, "Changes of state.", &transitions)?;
-    let rejected = each(&|reading| Sample::Counter(reading.rejected));
+    let rejected = each(&|statistics| Some(Sample::Counter(statistics.rejected)));
     writer.family(names::BREAKER_REJECTED, "Requests refused, or in Shadow those that would have been.", &rejected)?;
-    let ratios: Vec<_> = readings
-        .iter()
-        .filter_map(|reading| Some((reading.labels.clone(), Sample::Gauge(reading.statistics.failure_ratio?))))
-        .collect();
+    let ratios = each(&|statistics| statistics.failure_ratio.map(Sample::Gauge));
     writer.family(names::BREAKER_FAILURE_RATIO, "Share of failures in the current window, 0 to 1.", &ratios)?;
-    let probes = each(&|reading| Sample::Gauge(f64::from(reading.statistics.probes_in_flight)));
-    writer.family(names::BREAKER_PROBES, "Probes under way.", &probes)
+    let slow = each(&|statistics| statistics.slow_ratio.map(Sample::Gauge));
+    writer.family(names::BREAKER_SLOW_RATIO, "Share of slow calls in the current window, 0 to 1.", &slow)?;
+    let probes = each(&|statistics| Some(Sample::Gauge(f64::from(statistics.probes_in_flight))));
+    writer.family(names::BREAKER_PROBES, "Probes under way.", &probes)?;
+    let endpoints: Vec<_> = rows.iter().filter(|row| row.has_endpoints).flat_map(endpoint_samples).collect();
+    writer.family(names::BREAKER_ENDPOINTS, "Endpoints with a breaker of their own, by its state.", &endpoints)
 }
 
-fn readings(snapshot: &Snapshot) -> Vec<Reading> {
+fn state_samples(row: &Row) -> [(Labels, Sample); 3] {
+    let current = state_word(row.reading.whole.statistics.state);
+    names::STATES.map(|state| {
+        let labels = with(&row.labels, [(names::STATE, state.into())]);
+        (labels, Sample::Gauge(if state == current { 1.0 } else { 0.0 }))
+    })
+}
+
+fn endpoint_samples(row: &Row) -> [(Labels, Sample); 3] {
+    names::STATES.map(|state| {
+        let in_it = row.reading.endpoints.iter().filter(|(one, _)| state_word(one.statistics.state) == state);
+        (with(&row.labels, [(names::STATE, state.into())]), Sample::Gauge(number(in_it.count() as u64)))
+    })
+}
+
+fn rows(snapshot: &Snapshot, shown: &[&Arc<Series>]) -> Vec<Row> {
     let now = Instant::now();
-    snapshot
-        .breakers
-        .values()
-        .map(|installed| {
-            let steps = installed.series.transitions().steps;
-            Reading {
-                labels: labels_of(installed.series.labels()),
-                statistics: installed.breaker.statistics(now),
-                rejected: installed.series.rejected(),
-                steps: steps.into_iter().map(|(step, count)| (step.from, step.to, step.reason, count)).collect(),
-            }
+    let shown: HashSet<*const Series> = shown.iter().map(|series| Arc::as_ptr(series)).collect();
+    let installed = snapshot.breakers.values();
+    installed
+        .filter(|installed| shown.contains(&Arc::as_ptr(&installed.own.series)))
+        .map(|installed| Row {
+            labels: labels_of(installed.own.series.labels()),
+            reading: RuleReading::read(installed, now),
+            has_endpoints: installed.endpoints.is_some(),
+            steps: installed.own.series.transitions().steps.into_iter().collect(),
         })
         .collect()
 }
 
-fn transition_samples(reading: &Reading) -> impl Iterator<Item = (Labels, Sample)> + '_ {
-    reading.steps.iter().map(|(from, to, reason, count)| {
+fn transition_samples(row: &Row) -> impl Iterator<Item = (Labels, Sample)> + '_ {
+    row.steps.iter().map(|(Step { from, to, reason }, count)| {
         let more = [("from", state_word(*from).into()), ("to", state_word(*to).into()), ("reason", (*reason).into())];
-        (with(&reading.labels, more), Sample::Counter(*count))
+        (with(&row.labels, more), Sample::Counter(*count))
     })
 }
 
@@ -224,9 +247,24 @@ fn write_proxy(writer: &mut Writer<'_>, page: &Page, snapshot: &Snapshot) -> fmt
         "Configurations that could not be enforced.",
         counters.refused_configs(),
     )?;
+    writer.counter(
+        "fusebox_proxy_metric_series_dropped_total",
+        "Rules left out of pages of metrics, because there are too many.",
+        counters.series_dropped(),
+    )?;
+    if let Some(found) = counters.state_file() {
+        let results = state_file::RESULTS
+            .map(|result| (vec![("result", result.into())], Sample::Counter(u64::from(result == found))));
+        writer.family("fusebox_proxy_state_restores_total", "Readings of the state file, by result.", &results)?;
+    }
     let report = page.health.report();
-    let degraded = [("config", &report.config), ("control", &report.control), ("listeners", &report.listeners)];
-    let parts = degraded.map(|(part, component)| {
+    let components = [
+        ("config", &report.config),
+        ("control", &report.control),
+        ("listeners", &report.listeners),
+        ("state_file", &report.state_file),
+    ];
+    let parts = components.map(|(part, component)| {
         let healthy = component.status == HealthStatus::Healthy;
         (vec![("component", part.into())], Sample::Gauge(if healthy { 1.0 } else { 0.0 }))
     });

@@ -16,6 +16,9 @@ use crate::parse::{self, ArgumentError};
 /// How long requests in flight may take after a termination signal, unless told otherwise.
 pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long endpoints count after the operator is gone, unless told otherwise.
+pub const DEFAULT_ENDPOINTS_MAX_AGE: Duration = Duration::from_secs(60);
+
 /// How many client connections are held at once, unless told otherwise.
 pub const DEFAULT_MAX_CONNECTIONS: usize = 10_000;
 
@@ -51,7 +54,8 @@ pub struct Options {
     #[arg(long, value_name = "LISTEN[=NAMESPACE/SERVICE:PORT]", env = "FUSEBOX_OUTBOUND", value_delimiter = ',')]
     pub outbound: Vec<OutboundSpec>,
 
-    /// Where a Service is reached, whatever the configuration says. Repeatable.
+    /// Where a Service is reached, whatever the configuration says. Repeatable: several for one Service are tried in
+    /// order, or, where a policy has scope Endpoint, are its endpoints with a breaker each.
     #[arg(long, value_name = "NAMESPACE/SERVICE[:PORT]=ADDR", env = "FUSEBOX_UPSTREAM", value_delimiter = ',')]
     pub upstream: Vec<UpstreamSpec>,
 
@@ -74,6 +78,16 @@ pub struct Options {
     /// The service-account token for the operator. Read anew for each connection.
     #[arg(long, value_name = "FILE", env = "FUSEBOX_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
+
+    /// How long what the operator said about endpoints counts after it is gone; then Services are reached by their own
+    /// addresses.
+    #[arg(long, value_name = "DURATION", env = "FUSEBOX_ENDPOINTS_MAX_AGE", default_value = "1m", value_parser = parse::duration)]
+    pub endpoints_max_age: Duration,
+
+    /// Where breakers' states are kept, so that they survive a restart: on a volume that outlives the container, such
+    /// as an emptyDir. The file may be missing; one that is torn is not used.
+    #[arg(long, value_name = "FILE", env = "FUSEBOX_STATE_FILE")]
+    pub state_file: Option<PathBuf>,
 
     /// How long requests in flight may take after a termination signal, such as 30s or 1m30s.
     #[arg(long, value_name = "DURATION", env = "FUSEBOX_DRAIN_TIMEOUT", default_value = "30s", value_parser = parse::duration)]
@@ -158,6 +172,8 @@ impl Default for Options {
             control: Vec::new(),
             control_ca: None,
             token_file: None,
+            endpoints_max_age: DEFAULT_ENDPOINTS_MAX_AGE,
+            state_file: None,
             drain_timeout: DEFAULT_DRAIN_TIMEOUT,
             max_connections: DEFAULT_MAX_CONNECTIONS,
             log_format: LogFormat::Json,

@@ -4,6 +4,7 @@
 //! a new configuration meets the next request.
 
 pub(crate) mod exchange;
+pub(crate) mod gate;
 pub(crate) mod normalize;
 pub(crate) mod problem;
 pub(crate) mod request_body;
@@ -14,8 +15,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fusebox_policy::circuit_breaker::{Decision, Permit, Refusal};
-use fusebox_policy::config::{ForcedState, Mode};
+use fusebox_policy::circuit_breaker::Refusal;
+use fusebox_policy::config::ForcedState;
 use fusebox_policy::report::BreakerState;
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -24,6 +25,7 @@ use hyper::body::{Body, Incoming};
 use tokio::time::Sleep;
 
 use self::exchange::Exchange;
+use self::gate::Gate;
 use self::problem::Place;
 use self::request_body::{ClientBody, RequestBody};
 use self::response_body::{Passage, ResponseBody};
@@ -41,12 +43,6 @@ pub(crate) const MAX_DRAIN_TIME: Duration = Duration::from_secs(1);
 /// How many Services the answer to an unknown Host names.
 const MAX_NAMED_SERVICES: usize = 10;
 
-/// What became of asking the breaker.
-enum Gate {
-    Pass(Option<Permit>),
-    Refuse(Refusal),
-}
-
 type Sending = Result<(Response<Incoming>, Lease), UpstreamError>;
 
 /// Answers one request that arrived on listener `index`.
@@ -63,14 +59,14 @@ pub(crate) async fn handle(
     let Some(rule) = classify(&enforcer, index, &request) else {
         return Ok(unknown_host(&enforcer, request));
     };
-    if rule.pools.is_empty() {
-        discard(request);
-        return Ok(problem::no_address(place(&rule)));
-    }
-    match ask(&enforcer, &rule, started) {
-        Gate::Pass(permit) => {
-            let exchange = Exchange::begin(enforcer, rule, permit, started);
+    match gate::ask(&enforcer, &rule, started) {
+        Gate::Pass(pass) => {
+            let exchange = Exchange::begin(enforcer, rule, pass, started);
             Ok(forward(exchange, request, started).await)
+        }
+        Gate::NoAddress => {
+            discard(request);
+            Ok(problem::no_address(place(&rule)))
         }
         Gate::Refuse(refusal) => {
             rule.series.record(Ending::Refused, StatusCode::SERVICE_UNAVAILABLE.as_u16(), Duration::ZERO);
@@ -101,22 +97,6 @@ fn values<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a [u
     headers.get_all(name).into_iter().map(HeaderValue::as_bytes)
 }
 
-fn ask(enforcer: &Enforcer, rule: &Rule, now: Instant) -> Gate {
-    let Some(guard) = &rule.guard else { return Gate::Pass(None) };
-    let admission = guard.breaker.admit(now);
-    if let Some(transition) = &admission.transition {
-        enforcer.transitioned(&guard.key, &rule.series, transition);
-    }
-    match (admission.decision, guard.mode) {
-        (Decision::Admitted(permit), _) => Gate::Pass(Some(permit)),
-        (Decision::Refused(refusal), Mode::Enforce) => Gate::Refuse(refusal),
-        (Decision::Refused(_), Mode::Shadow) => {
-            rule.series.would_refuse();
-            Gate::Pass(None)
-        }
-    }
-}
-
 /// Sends the request on and passes the answer back, or says what went wrong.
 async fn forward(mut exchange: Exchange, request: Request<Incoming>, started: Instant) -> Response<ResponseBody> {
     let rule = Arc::clone(exchange.rule());
@@ -125,7 +105,9 @@ async fn forward(mut exchange: Exchange, request: Request<Incoming>, started: In
     let mut request = Request::from_parts(parts, body);
     normalize::frame(&mut request);
     let mut deadline = rule.timeout.map(|timeout| Box::pin(tokio::time::sleep_until((started + timeout).into())));
-    let mut sending = std::pin::pin!(upstream::send(&rule.pools, request, started));
+    let endpoint = exchange.endpoint();
+    let pools = gate::pools(&rule, endpoint.as_deref());
+    let mut sending = std::pin::pin!(upstream::send(pools, request, started));
     let mut sent = within(&mut deadline, sending.as_mut()).await;
     if sent.is_none() && exchange.overdue_in_shadow(client.as_deref(), Instant::now()) {
         deadline = None;

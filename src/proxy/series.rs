@@ -158,6 +158,12 @@ impl Series {
         self.rejected.load(Relaxed)
     }
 
+    /// How often the rule's breakers went from closed to open, and when one last did.
+    pub(crate) fn trips(&self) -> (u64, Option<Instant>) {
+        let transitions = self.transitions.lock();
+        (transitions.trips, transitions.last_trip)
+    }
+
     /// All transitions so far.
     pub(crate) fn transitions(&self) -> Transitions {
         self.transitions.lock().clone()

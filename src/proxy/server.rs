@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, Admin};
 use crate::bootstrap;
+use crate::clock;
 use crate::config_error::ConfigError;
 use crate::control;
 use crate::enforcer::{Applied, Enforcer};
@@ -25,6 +26,7 @@ use crate::health::{Component, Health, HealthReport};
 use crate::listener::Serving;
 use crate::options::{Options, ServicePort};
 use crate::snapshot::{Destination, Topology};
+use crate::state_file::{Keeper, Saved};
 use crate::view::{self, ListenerView, StateView};
 
 /// How often breakers that are not closed are asked whether something is due.
@@ -40,6 +42,7 @@ pub struct Proxy {
     health: Arc<Health>,
     listeners: Arc<[ListenerView]>,
     serving: Serving,
+    keeper: Option<Keeper>,
     drain_timeout: Duration,
     stopping: DropGuard,
 }
@@ -91,6 +94,7 @@ impl Proxy {
     pub async fn start(options: Options) -> Result<Self, StartError> {
         let enforcer = Arc::new(Enforcer::new(topology(&options))?);
         let health = Arc::new(Health::default());
+        let keeper = recall(&options, &enforcer, &health).await;
         load_file(&options, &enforcer, &health).await;
         let bound = bind_all(&options).await?;
         let admin = bind("admin", options.admin, String::new()).await?;
@@ -114,11 +118,15 @@ impl Proxy {
         if let Some(client) = control {
             background(&stopped, client.run());
         }
+        if let Some(keeper) = keeper.clone() {
+            background(&stopped, keeper.run());
+        }
         Ok(Self {
             enforcer,
             health,
             listeners,
             serving,
+            keeper,
             drain_timeout: options.drain_timeout,
             stopping: stopped.drop_guard(),
         })
@@ -164,6 +172,9 @@ impl Proxy {
             Ok(()) => Drained::Complete,
             Err(_) => Drained::CutOff,
         };
+        if let Some(keeper) = &self.keeper {
+            keeper.save().await;
+        }
         tracing::info!(?drained, "drained");
         drop(self.stopping);
         drained
@@ -205,7 +216,36 @@ fn topology(options: &Options) -> Topology {
         Some(place) => Destination::Service(place.clone()),
         None => Destination::ByHost,
     });
-    Topology { listeners: inbound.chain(outbound).collect(), upstreams: options.upstream.clone() }
+    Topology {
+        listeners: inbound.chain(outbound).collect(),
+        upstreams: options.upstream.clone(),
+        endpoints_max_age: options.endpoints_max_age,
+    }
+}
+
+/// Reads what an earlier process left of its breakers; who keeps it from now on, if that is wanted.
+async fn recall(options: &Options, enforcer: &Arc<Enforcer>, health: &Arc<Health>) -> Option<Keeper> {
+    let path = options.state_file.clone()?;
+    let shown = path.display().to_string();
+    let reading = path.clone();
+    let read = tokio::task::spawn_blocking(move || Saved::read(&reading, clock::unix_now_ms(), Instant::now())).await;
+    let (result, note) = match read {
+        Ok(Ok(Some(saved))) => {
+            tracing::info!(path = shown, breakers = saved.len(), "state file read");
+            enforcer.recall(saved);
+            ("restored", String::new())
+        }
+        Ok(Ok(None)) => ("missing", String::new()),
+        Ok(Err(error)) => (error.reason(), error.to_string()),
+        Err(_) => ("unreadable", "state file could not be read to its end".to_owned()),
+    };
+    enforcer.counters().read_state_file(result);
+    let note = if note.is_empty() { note } else { format!("{shown}: {note}; all breakers started closed") };
+    if !note.is_empty() {
+        tracing::error!(path = shown, reason = result, error = note, "state file is not used; starting clean");
+        health.state_file(Component::degraded(note.clone()));
+    }
+    Some(Keeper::new(path, enforcer, health, note))
 }
 
 async fn load_file(options: &Options, enforcer: &Arc<Enforcer>, health: &Health) {

@@ -9,14 +9,16 @@ mod check;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use fusebox_policy::circuit_breaker::{FailureClassifier, SharedBreaker};
+use fusebox_policy::circuit_breaker::{FailureClassifier, MaxOpenPercent, Settings};
 use fusebox_policy::config::{BreakerKey, BreakerParameters, Mode, Override, PolicyVersion, ProxyConfig, WorkloadId};
 use fusebox_policy::matching::RequestMatcher;
 use http::header::{self, HeaderMap, HeaderValue};
 
+use crate::breakers::{Maker, Tracked};
 use crate::config_error::ConfigError;
+use crate::endpoints::Group;
 use crate::options::{ServicePort, UpstreamSpec};
 use crate::series::{Series, SeriesLabels};
 use crate::upstream::{Pool, Pools};
@@ -28,6 +30,8 @@ pub(crate) struct Topology {
     pub(crate) listeners: Vec<Destination>,
     /// Addresses that beat those of the configuration.
     pub(crate) upstreams: Vec<UpstreamSpec>,
+    /// For how long endpoints count after the operator is gone.
+    pub(crate) endpoints_max_age: Duration,
 }
 
 /// Where a listener's traffic goes.
@@ -96,16 +100,17 @@ pub(crate) struct Rule {
 /// What a policy adds to a rule.
 #[derive(Debug)]
 pub(crate) struct Guard {
-    /// The breaker, kept over configuration changes.
-    pub(crate) breaker: Arc<SharedBreaker>,
+    /// The rule's own breaker, kept over configuration changes. With scope Endpoint it is asked only while no
+    /// endpoints are known.
+    pub(crate) own: Arc<Tracked>,
+    /// With scope Endpoint, the endpoints and their breakers.
+    pub(crate) endpoints: Option<Arc<Group>>,
     /// What counts as a failure.
     pub(crate) failures: FailureClassifier,
     /// Whether the breaker's refusals are carried out.
     pub(crate) mode: Mode,
     /// `namespace/name` of the policy.
     pub(crate) policy: String,
-    /// Which breaker.
-    pub(crate) key: BreakerKey,
     /// The header of refusals, by what refused.
     pub(crate) refusal: RefusalHeaders,
 }
@@ -121,15 +126,17 @@ pub(crate) struct RefusalHeaders {
     pub(crate) forced: HeaderValue,
 }
 
-/// One breaker and what it was made from.
+/// One rule's breakers and what they were made from.
 #[derive(Clone, Debug)]
 pub(crate) struct Installed {
-    /// The breaker.
-    pub(crate) breaker: Arc<SharedBreaker>,
-    /// What it was made from; another value makes another breaker.
-    pub(crate) parameters: BreakerParameters,
-    /// Its series.
-    pub(crate) series: Arc<Series>,
+    /// The rule's own breaker.
+    pub(crate) own: Arc<Tracked>,
+    /// What all of them were made from; another value makes other breakers.
+    pub(crate) parameters: Arc<BreakerParameters>,
+    /// The same in checked form.
+    pub(crate) settings: Settings,
+    /// With scope Endpoint, the endpoints, and the share of them that may be left out at once.
+    pub(crate) endpoints: Option<(Arc<Group>, MaxOpenPercent)>,
     /// Whether it acts.
     pub(crate) mode: Mode,
     /// The override in the configuration.
@@ -145,8 +152,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) pools: &'a Pools,
     /// The snapshot whose breakers are taken over.
     pub(crate) previous: Option<&'a Snapshot>,
-    /// The time.
-    pub(crate) now: Instant,
+    /// Makes the breakers that are new.
+    pub(crate) maker: Maker<'a>,
 }
 
 impl Snapshot {
@@ -159,6 +166,18 @@ impl Snapshot {
     pub(crate) fn build(config: &ProxyConfig, revision: &str, around: Surroundings<'_>) -> Result<Self, ConfigError> {
         check::shape(config)?;
         build::assemble(Some(config), Some(revision), around)
+    }
+
+    /// Whether there is a breaker of this key, a rule's own or an endpoint's.
+    pub(crate) fn has_breaker(&self, key: &BreakerKey) -> bool {
+        if key.endpoint.is_empty() {
+            return self.breakers.contains_key(key);
+        }
+        let rule = BreakerKey { endpoint: String::new(), ..key.clone() };
+        let installed = self.breakers.get(&rule).and_then(|installed| installed.endpoints.as_ref());
+        installed.is_some_and(|(group, _)| {
+            group.members().all.iter().any(|member| member.address() == key.endpoint)
+        })
     }
 
     /// The route of a request with `headers` on listener `index`.

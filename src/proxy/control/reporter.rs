@@ -11,7 +11,7 @@ use fusebox_policy::report::{BreakerReport, ProxyReport};
 use tokio::time::Instant;
 
 use crate::enforcer::Enforcer;
-use crate::view::{self, Reading};
+use crate::view::RuleReading;
 
 /// Between two reports.
 pub(crate) const MIN_INTERVAL: Duration = Duration::from_millis(100);
@@ -55,7 +55,9 @@ impl Reporter {
     /// What is to be told now; the next report is due when numbers may be told again.
     pub(crate) fn take(&mut self, enforcer: &Enforcer, now: Instant) -> Vec<ProxyReport> {
         let current = readings(enforcer);
-        let reports = if self.full { all(&current) } else { changes(&self.told, &current) };
+        // What was told and is gone, such as an endpoint, is only forgotten when all is told anew.
+        let gone = self.told.keys().any(|key| !current.contains_key(key));
+        let reports = if self.full || gone { all(&current) } else { changes(&self.told, &current) };
         self.told = current;
         self.full = false;
         self.last = Some(now);
@@ -67,8 +69,8 @@ impl Reporter {
 fn readings(enforcer: &Enforcer) -> BTreeMap<BreakerKey, BreakerReport> {
     let now = Monotonic::now();
     let snapshot = enforcer.snapshot();
-    let read = snapshot.breakers.iter().map(|(key, installed)| view::read(key, installed, enforcer.clock(), now));
-    read.filter(|reading| reading.used).map(|Reading { report, .. }| (report.key.clone(), report)).collect()
+    let used = snapshot.breakers.values().flat_map(|installed| RuleReading::read(installed, now).used());
+    used.map(|reading| (reading.key.clone(), reading.report(enforcer.clock()))).collect()
 }
 
 /// All that is used; only the first part says that it is full, since it makes the operator forget.

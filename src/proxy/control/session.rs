@@ -6,7 +6,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant as Monotonic};
 
 use bytes::Bytes;
 use fusebox_policy::config::ProxyConfig;
@@ -193,7 +193,11 @@ impl Session {
             let answer = match message {
                 Down::Ping => Up::Pong,
                 Down::Config { revision, config } => enforce(enforcer, health, &revision, &config),
-                Down::Endpoints { .. } | Down::Unknown => continue,
+                Down::Endpoints { services } => {
+                    enforcer.endpoints(services, Monotonic::now());
+                    continue;
+                }
+                Down::Unknown => continue,
             };
             send(&mut self.up, &answer).await?;
         }

@@ -6,10 +6,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fusebox_policy::circuit_breaker::{Answer, Ended, Outcome, Permit};
+use fusebox_policy::circuit_breaker::{Answer, Ended, Outcome};
 use fusebox_policy::config::{FailureCondition, Mode};
 
+use super::gate::Pass;
 use super::request_body::ClientBody;
+use crate::endpoints::Member;
 use crate::enforcer::Enforcer;
 use crate::series::Ending;
 use crate::snapshot::Rule;
@@ -19,7 +21,7 @@ use crate::snapshot::Rule;
 pub(crate) struct Exchange {
     enforcer: Arc<Enforcer>,
     rule: Arc<Rule>,
-    permit: Option<Permit>,
+    pass: Pass,
     started: Instant,
     status: u16,
     /// From its start to the answer's head; none before that.
@@ -36,14 +38,19 @@ impl Ending {
 }
 
 impl Exchange {
-    /// Begins at `started`, when the request's head had arrived. Without a permit nothing is decided by it.
-    pub(crate) fn begin(enforcer: Arc<Enforcer>, rule: Arc<Rule>, permit: Option<Permit>, started: Instant) -> Self {
-        Self { enforcer, rule, permit, started, status: 0, head_took: None, finished: false }
+    /// Begins at `started`, when the request's head had arrived.
+    pub(crate) fn begin(enforcer: Arc<Enforcer>, rule: Arc<Rule>, pass: Pass, started: Instant) -> Self {
+        Self { enforcer, rule, pass, started, status: 0, head_took: None, finished: false }
     }
 
     /// The rule it goes by.
     pub(crate) fn rule(&self) -> &Arc<Rule> {
         &self.rule
+    }
+
+    /// The endpoint it goes to; none for the Service's own address.
+    pub(crate) fn endpoint(&self) -> Option<Arc<Member>> {
+        self.pass.endpoint.clone()
     }
 
     /// The upstream's head arrived. A status that is a failure decides at once: nothing that follows can change it.
@@ -100,11 +107,11 @@ impl Exchange {
     }
 
     fn settle(&mut self, outcome: Outcome, now: Instant) {
-        let Some(permit) = self.permit.take() else { return };
-        let Some(guard) = &self.rule.guard else { return };
+        let Some(permit) = self.pass.permit.take() else { return };
+        let Some(tracked) = self.pass.tracked(&self.rule) else { return };
         let took = self.head_took.unwrap_or_else(|| now.saturating_duration_since(self.started));
-        if let Some(transition) = guard.breaker.settle(permit, Ended::after(took, outcome), now) {
-            self.enforcer.transitioned(&guard.key, &self.rule.series, &transition);
+        if let Some(transition) = tracked.breaker.settle(permit, Ended::after(took, outcome), now) {
+            self.enforcer.transitioned(tracked, &transition);
         }
     }
 

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use fusebox_policy::circuit_breaker::{FailureClassifier, Settings, SharedBreaker};
+use fusebox_policy::circuit_breaker::{FailureClassifier, MaxOpenPercent, Settings};
 use fusebox_policy::config::{
     BreakerKey, BreakerRule, CircuitBreaker, InboundRoute, OutboundRoute, ProxyConfig, RequestMatch, ServiceId, Side,
 };
@@ -13,7 +13,9 @@ use fusebox_policy::matching::RequestMatcher;
 use http::HeaderValue;
 
 use super::{Destination, Guard, Installed, RefusalHeaders, Route, Rule, Snapshot, Surroundings, check};
+use crate::breakers::Tracked;
 use crate::config_error::ConfigError;
+use crate::endpoints::{self, Group};
 use crate::options::ServicePort;
 use crate::parse;
 use crate::series::{Series, SeriesLabels};
@@ -108,7 +110,7 @@ impl Builder<'_> {
             side: Side::Client,
             service: Some(service),
             port: *port,
-            addresses: self.told(service, *port).map_or_else(|| addresses.clone(), |address| vec![address]),
+            addresses: Some(self.fixed(service, *port)).filter(|fixed| !fixed.is_empty()).unwrap_or(addresses.clone()),
             policy: circuit_breaker.as_ref(),
         })
     }
@@ -164,18 +166,14 @@ impl Builder<'_> {
             side: Side::Client,
             service: Some(&place.service),
             port: place.port,
-            addresses: self.told(&place.service, place.port).into_iter().collect(),
+            addresses: self.fixed(&place.service, place.port),
             policy: None,
         })
     }
 
-    /// The address that the command line gives for a Service's port; one for this very port beats one for all.
-    fn told(&self, service: &ServiceId, port: u16) -> Option<String> {
-        let of_service = || self.around.topology.upstreams.iter().filter(|upstream| upstream.service == *service);
-        of_service()
-            .find(|upstream| upstream.port == Some(port))
-            .or_else(|| of_service().find(|upstream| upstream.port.is_none()))
-            .map(|upstream| upstream.address.clone())
+    /// The addresses that the command line gives for a Service's port.
+    fn fixed(&self, service: &ServiceId, port: u16) -> Vec<String> {
+        endpoints::fixed(&self.around.topology.upstreams, service, port).into_iter().map(str::to_owned).collect()
     }
 
     fn route(&mut self, plan: &RoutePlan<'_>) -> Result<Arc<Route>, ConfigError> {
@@ -205,41 +203,54 @@ impl Builder<'_> {
         let mut rules = Vec::with_capacity(policy.rules.len());
         for (index, rule) in policy.rules.iter().enumerate() {
             let field = format!("{field}.rules[{index}]");
-            let installed = self.install(&field, policy, (plan.port, rule))?;
+            let installed = self.install(&field, policy, (plan, rule))?;
             let (pools, target) = upstream;
             rules.push(Arc::new(Rule {
                 matcher: matcher(&field, rule)?,
                 timeout: check::timeout(&field, rule)?,
                 pools: Arc::clone(pools),
                 target: Arc::clone(target),
-                series: Arc::clone(&installed.series),
-                guard: Some(guard(&field, policy, (plan.port, rule), &installed)?),
+                series: Arc::clone(&installed.own.series),
+                guard: Some(guard(&field, policy, rule, &installed)?),
             }));
         }
         Ok(rules)
     }
 
-    /// The breaker of a rule: the one there was, unless its parameters changed.
+    /// The breakers of a rule: those there were, unless their parameters changed.
     fn install(
         &mut self,
         field: &str,
         policy: &CircuitBreaker,
-        place: (u16, &BreakerRule),
+        place: (&RoutePlan<'_>, &BreakerRule),
     ) -> Result<Installed, ConfigError> {
-        let (port, rule) = place;
-        let key = policy.key(port, rule);
+        let (plan, rule) = place;
+        let key = policy.key(plan.port, rule);
         let settings = Settings::try_from(&rule.breaker)
             .map_err(|error| ConfigError::new(format!("{field}.breaker.{}", error.field()), error))?;
-        let kept = self.around.previous.and_then(|previous| previous.breakers.get(&key));
-        let breaker = match kept {
-            Some(kept) if kept.parameters == rule.breaker => Arc::clone(&kept.breaker),
-            _ => SharedBreaker::new(settings, seed(&key), self.around.now),
+        let before = self.around.previous.and_then(|previous| previous.breakers.get(&key));
+        let kept = before.filter(|before| *before.parameters == rule.breaker);
+        let parameters = kept.map_or_else(|| Arc::new(rule.breaker.clone()), |kept| Arc::clone(&kept.parameters));
+        let series = self.series(policy_labels(policy, plan.port, rule));
+        let own = kept.map_or_else(
+            || {
+                let breaker = self.around.maker.make(&key, &parameters, &settings);
+                Arc::new(Tracked::of_rule(key.clone(), breaker, Arc::clone(&series)))
+            },
+            |kept| Arc::clone(&kept.own),
+        );
+        let group = |service: &ServiceId, most: MaxOpenPercent| {
+            let known = kept.and_then(|kept| kept.endpoints.as_ref()).map(|(group, _)| Arc::clone(group));
+            let place = ServicePort { service: service.clone(), port: plan.port };
+            known.unwrap_or_else(|| Group::new(key.clone(), (place, series), most))
         };
-        let series = self.series(policy_labels(policy, port, rule));
+        // The application behind a listener of its own pod is one endpoint already.
+        let endpoints = max_open(policy, plan)?.zip(plan.service);
         let installed = Installed {
-            breaker,
-            parameters: rule.breaker.clone(),
-            series,
+            own,
+            parameters,
+            settings,
+            endpoints: endpoints.map(|(most, service)| (group(service, most), most)),
             mode: policy.mode,
             force: policy.force.clone(),
         };
@@ -258,6 +269,15 @@ impl Builder<'_> {
     }
 }
 
+/// With scope Endpoint, the share of endpoints that may be left out at once.
+fn max_open(policy: &CircuitBreaker, plan: &RoutePlan<'_>) -> Result<Option<MaxOpenPercent>, ConfigError> {
+    let refuse = |error| {
+        ConfigError::new(format!("{}.circuitBreaker.endpointScope.maxOpenPercent", plan.field), error)
+    };
+    let scope = policy.endpoint_scope.as_ref();
+    scope.map(|scope| MaxOpenPercent::try_from(scope.max_open_percent)).transpose().map_err(refuse)
+}
+
 fn matcher(field: &str, rule: &BreakerRule) -> Result<Option<RequestMatcher>, ConfigError> {
     let compile = |matches: &RequestMatch| {
         RequestMatcher::try_from(matches).map_err(|error| ConfigError::new(format!("{field}.{}", error.field()), error))
@@ -268,10 +288,9 @@ fn matcher(field: &str, rule: &BreakerRule) -> Result<Option<RequestMatcher>, Co
 fn guard(
     field: &str,
     policy: &CircuitBreaker,
-    place: (u16, &BreakerRule),
+    rule: &BreakerRule,
     installed: &Installed,
 ) -> Result<Guard, ConfigError> {
-    let (port, rule) = place;
     let failures = FailureClassifier::try_from(&rule.failure_on)
         .map_err(|error| ConfigError::new(format!("{field}.{}", error.field()), error))?;
     let name = format!("{}/{}", policy.policy.namespace, policy.policy.name);
@@ -280,10 +299,10 @@ fn guard(
             .map_err(|_| ConfigError::text(&format!("{field}.policy"), "has characters that can't stand in a header"))
     };
     Ok(Guard {
-        breaker: Arc::clone(&installed.breaker),
+        own: Arc::clone(&installed.own),
+        endpoints: installed.endpoints.as_ref().map(|(group, _)| Arc::clone(group)),
         failures,
         mode: policy.mode,
-        key: policy.key(port, rule),
         refusal: RefusalHeaders {
             open: header("open")?,
             half_open: header("half-open")?,
@@ -316,10 +335,4 @@ fn bare_labels(plan: &RoutePlan<'_>) -> SeriesLabels {
         port: plan.port,
         rule: String::new(),
     }
-}
-
-/// Another number for each breaker and each process, so that a fleet's open times are spread.
-fn seed(key: &BreakerKey) -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(key)
 }
