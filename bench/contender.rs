@@ -1,0 +1,195 @@
+//! The four proxies: what they are called, how each is started, and from which committed configuration.
+//!
+//! It must not measure. Everything in which they differ stands here and in `proxies/`, so that fairness can be read.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+use crate::programs::Programs;
+use crate::scenario::Protocol;
+
+/// One of the proxies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Contender {
+    Fusebox,
+    Envoy,
+    Nginx,
+    Haproxy,
+}
+
+/// Our own proxy, with one thing changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Variant {
+    /// As it is compared with the others.
+    #[default]
+    Plain,
+    /// With a line for every request in the access log.
+    AccessLog,
+    /// With as many breakers as a configuration may have.
+    ManyBreakers,
+}
+
+/// Where one proxy runs.
+#[derive(Debug)]
+pub(crate) struct Site {
+    pub(crate) listen: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) upstream: SocketAddr,
+    /// Its configuration, its log and whatever else it writes.
+    pub(crate) folder: PathBuf,
+}
+
+/// The most routes that our proxy's configuration may have.
+pub(crate) const MANY_BREAKERS: usize = 10_000;
+/// The option that turns our proxy's access log on.
+pub(crate) const ACCESS_LOG: [&str; 2] = ["--access-log", "all"];
+
+impl Contender {
+    pub(crate) const ALL: [Self; 4] = [Self::Fusebox, Self::Envoy, Self::Nginx, Self::Haproxy];
+
+    /// As tables and progress say it.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Fusebox => "Fusebox",
+            Self::Envoy => "Envoy",
+            Self::Nginx => "nginx",
+            Self::Haproxy => "HAProxy",
+        }
+    }
+
+    /// Writes its configuration into the site's folder, and says how it is started.
+    pub(crate) fn command(
+        self,
+        protocol: Protocol,
+        variant: Variant,
+        site: &Site,
+        programs: &Programs,
+    ) -> Result<Command> {
+        let template = programs.configurations.join(self.template(protocol));
+        let mut text = read(&template)?;
+        if variant == Variant::ManyBreakers {
+            text.push_str(&other_breakers(&read(&programs.configurations.join("fusebox-other-breaker.yaml"))?));
+        }
+        let configuration = site.folder.join(self.template(protocol));
+        fs::write(&configuration, site.fill(&text))
+            .with_context(|| format!("cannot write {}", configuration.display()))?;
+        let mut command = programs.pinned(self)?;
+        self.arguments(&mut command, &configuration, site);
+        if variant == Variant::AccessLog {
+            command.args(ACCESS_LOG);
+        }
+        Ok(command)
+    }
+
+    fn template(self, protocol: Protocol) -> &'static str {
+        match (self, protocol) {
+            (Self::Fusebox, _) => "fusebox.yaml",
+            (Self::Envoy, Protocol::Http1) => "envoy-http1.yaml",
+            (Self::Envoy, Protocol::Grpc) => "envoy-grpc.yaml",
+            (Self::Nginx, Protocol::Http1) => "nginx-http1.conf",
+            (Self::Nginx, Protocol::Grpc) => "nginx-grpc.conf",
+            (Self::Haproxy, Protocol::Http1) => "haproxy-http1.cfg",
+            (Self::Haproxy, Protocol::Grpc) => "haproxy-grpc.cfg",
+        }
+    }
+
+    fn arguments(self, command: &mut Command, configuration: &Path, site: &Site) {
+        match self {
+            Self::Fusebox => {
+                command.arg("--outbound").arg(format!("{}=bench/upstream:80", site.listen));
+                command.arg("--admin").arg(site.admin.to_string());
+                command.arg("--config").arg(configuration);
+            }
+            Self::Envoy => {
+                command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warn", "-c"]);
+                command.arg(configuration);
+            }
+            Self::Nginx => {
+                command.args(["-e", "stderr", "-p"]).arg(&site.folder).arg("-c").arg(configuration);
+            }
+            Self::Haproxy => {
+                command.args(["-db", "-f"]).arg(configuration);
+            }
+        }
+    }
+}
+
+impl Variant {
+    /// As progress and tables say it.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Plain => "as above",
+            Self::AccessLog => "access log of every request",
+            Self::ManyBreakers => "10,000 breakers",
+        }
+    }
+}
+
+impl Site {
+    /// Two free ports of the loopback, and `folder`.
+    pub(crate) fn new(upstream: SocketAddr, folder: &Path) -> Result<Self> {
+        let bind = || TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).context("no free port");
+        let (listen, admin) = (bind()?, bind()?);
+        Ok(Self { listen: listen.local_addr()?, admin: admin.local_addr()?, upstream, folder: folder.to_owned() })
+    }
+
+    fn fill(&self, template: &str) -> String {
+        template
+            .replace("${LISTEN_PORT}", &self.listen.port().to_string())
+            .replace("${ADMIN_PORT}", &self.admin.port().to_string())
+            .replace("${UPSTREAM_PORT}", &self.upstream.port().to_string())
+            .replace("${FOLDER}", &self.folder.to_string_lossy())
+    }
+}
+
+/// One route each, up to [`MANY_BREAKERS`] with the one that stands in the configuration already.
+fn other_breakers(template: &str) -> String {
+    (1..MANY_BREAKERS).map(|number| template.replace("${NUMBER}", &format!("{number:05}"))).collect()
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("cannot read {}: run from the repository", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn configurations() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("proxies")
+    }
+
+    fn site() -> Site {
+        let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Site { listen: address(1), admin: address(2), upstream: address(3), folder: "/run/bench".into() }
+    }
+
+    #[test]
+    fn every_committed_configuration_has_all_its_places_filled() {
+        for protocol in Protocol::ALL {
+            for contender in Contender::ALL {
+                let text = read(&configurations().join(contender.template(protocol))).unwrap();
+                let filled = site().fill(&text);
+                let left: Vec<_> = filled.lines().filter(|line| line.contains("${")).collect();
+                assert!(left.is_empty(), "{contender:?}: {left:?}");
+                assert!(text.contains("${UPSTREAM_PORT}"), "{contender:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn ten_thousand_breakers_are_ten_thousand_routes() {
+        let text = other_breakers(&read(&configurations().join("fusebox-other-breaker.yaml")).unwrap());
+        assert_eq!(
+            text.lines().filter(|line| line.starts_with("  - service:") || line.starts_with("  - {")).count(),
+            9_999
+        );
+        assert!(text.len() < 8 << 20, "the proxy refuses more: {}", text.len());
+    }
+}

@@ -1,0 +1,5 @@
+//! The program behind `make bench`.
+
+fn main() -> std::process::ExitCode {
+    fusebox_bench::main()
+}

@@ -1,0 +1,202 @@
+//! One visit to one proxy, and the comparison of two variants of ours.
+//!
+//! Owns the order in which things are measured. It must not average or print: each visit starts a fresh process and gives
+//! plain figures, so that no round depends on the one before.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use hdrhistogram::Histogram;
+use tempfile::TempDir;
+
+use crate::contender::{Contender, Site, Variant};
+use crate::figures::{Comparison, Figures, Latencies};
+use crate::load::{Engine, Shape};
+use crate::process::{LOOK_EVERY, Process, Usage, cpu_seconds_of};
+use crate::programs::Programs;
+use crate::scenario::{FIXED_RATE, IDLE_CONNECTIONS, IDLE_RATE, Pacing, Protocol, SETTLE};
+
+/// What all visits share.
+#[derive(Debug)]
+pub(crate) struct Laboratory {
+    pub(crate) engine: Engine,
+    pub(crate) programs: Programs,
+    pub(crate) pacing: Pacing,
+}
+
+/// A proxy that runs.
+#[derive(Debug)]
+struct Guest {
+    process: Process,
+    site: Site,
+    /// Holds its files until it has ended.
+    _folder: TempDir,
+}
+
+/// A stretch under full load.
+#[derive(Debug, Clone, Copy)]
+struct Stretch {
+    answered: f64,
+    seconds: f64,
+    proxy_cpu_seconds: f64,
+    load_cpu_seconds: f64,
+}
+
+const NANOSECONDS_PER_MICROSECOND: f64 = 1_000.0;
+const KIB_PER_MIB: f64 = 1024.0;
+/// Before a stretch of a comparison counts: connections are opened, windows of the breaker exist already.
+const TURN_WARM_UP: Duration = Duration::from_millis(300);
+
+impl Laboratory {
+    /// Everything about one proxy. `direct` is this round's run without any.
+    ///
+    /// # Errors
+    /// It did not start, or gave a wrong answer: named, with the last lines of its log.
+    pub(crate) fn visit(&mut self, contender: Contender, protocol: Protocol, direct: &Latencies) -> Result<Figures> {
+        let guest = self.start(contender, protocol, Variant::Plain)?;
+        let figures = self.figures(&guest, protocol, direct);
+        let figures = figures.with_context(|| explain(contender, protocol, &guest.process));
+        if figures.is_err() {
+            self.engine.close().ok();
+        }
+        guest.end(&mut self.engine)?;
+        figures
+    }
+
+    /// The load straight at the upstream, at the fixed rate.
+    pub(crate) fn direct(&mut self, protocol: Protocol) -> Result<Latencies> {
+        let upstream = self.engine.upstream(protocol)?;
+        self.latencies(upstream, protocol).context("the run without a proxy failed")
+    }
+
+    /// `variant` beside the plain proxy, turn by turn in alternating order.
+    pub(crate) fn compare(&mut self, variant: Variant) -> Result<Comparison> {
+        let plain = self.start(Contender::Fusebox, Protocol::Http1, Variant::Plain)?;
+        let changed = self.start(Contender::Fusebox, Protocol::Http1, variant)?;
+        let mut cpu_ratios = Vec::new();
+        for turn in 0..self.pacing.turns {
+            let (first, second) = if turn % 2 == 0 { (&plain, &changed) } else { (&changed, &plain) };
+            let costs = self.turn(first).and_then(|first| Ok((first, self.turn(second)?)));
+            let costs = costs.with_context(|| explain(Contender::Fusebox, Protocol::Http1, &changed.process))?;
+            cpu_ratios.push(if turn % 2 == 0 { costs.1 / costs.0 } else { costs.0 / costs.1 });
+        }
+        plain.end(&mut self.engine)?;
+        changed.end(&mut self.engine)?;
+        Ok(Comparison { variant, cpu_ratios })
+    }
+
+    fn start(&mut self, contender: Contender, protocol: Protocol, variant: Variant) -> Result<Guest> {
+        let folder = tempfile::tempdir()?;
+        let site = Site::new(self.engine.upstream(protocol)?, folder.path())?;
+        let mut command = contender.command(protocol, variant, &site, &self.programs)?;
+        let mut process = Process::start(&mut command, log_in(folder.path()))?;
+        let engine = &mut self.engine;
+        let begun = process.await_listening(site.listen, || engine.rest(LOOK_EVERY));
+        begun.with_context(|| {
+            format!(
+                "{} did not start; {} says how it is run",
+                contender.label(),
+                self.programs.configurations.display()
+            )
+        })?;
+        Ok(Guest { process, site, _folder: folder })
+    }
+
+    fn figures(&mut self, guest: &Guest, protocol: Protocol, direct: &Latencies) -> Result<Figures> {
+        self.engine.rest(SETTLE)?;
+        let idle = guest.process.usage()?;
+        let holding = self.idle_connections(guest, protocol).context("while it held idle connections")?;
+        let full = self.saturation(guest, protocol).context("at saturation")?;
+        let through = self.latencies(guest.site.listen, protocol);
+        let added = direct.added(&through.with_context(|| format!("at {FIXED_RATE} requests a second"))?);
+        Ok(Figures {
+            requests_per_second: full.answered / full.seconds,
+            cpu_seconds_per_100k: full.cpu_per_100k(),
+            proxy_core_percent: 100.0 * full.proxy_cpu_seconds / full.seconds,
+            load_core_percent: 100.0 * full.load_cpu_seconds / full.seconds,
+            added_p50_us: added.p50_us,
+            added_p99_us: added.p99_us,
+            added_p999_us: added.p999_us,
+            rss_idle_mib: idle.rss_kib / KIB_PER_MIB,
+            rss_per_connection_kib: (holding.rss_kib - idle.rss_kib) / IDLE_CONNECTIONS as f64,
+        })
+    }
+
+    /// Each connection has had one request.
+    fn idle_connections(&mut self, guest: &Guest, protocol: Protocol) -> Result<Usage> {
+        let shape = Shape { connections: IDLE_CONNECTIONS, streams: 1 };
+        self.engine.open(guest.site.listen, protocol, shape)?;
+        let once = Duration::from_secs_f64(IDLE_CONNECTIONS as f64 / f64::from(IDLE_RATE));
+        self.engine.constant_rate(IDLE_RATE, once)?;
+        self.engine.rest(SETTLE)?;
+        let usage = guest.process.usage()?;
+        self.engine.close()?;
+        Ok(usage)
+    }
+
+    fn saturation(&mut self, guest: &Guest, protocol: Protocol) -> Result<Stretch> {
+        self.engine.open(guest.site.listen, protocol, protocol.shape())?;
+        self.engine.saturate(self.pacing.warm_up)?;
+        let stretch = self.stretch(guest, self.pacing.saturation)?;
+        self.engine.close()?;
+        Ok(stretch)
+    }
+
+    fn stretch(&mut self, guest: &Guest, duration: Duration) -> Result<Stretch> {
+        let (proxy, load) = (guest.process.usage()?, cpu_seconds_of("self")?);
+        let begin = Instant::now();
+        let answered = self.engine.saturate(duration)?;
+        let seconds = begin.elapsed().as_secs_f64();
+        let (proxy_then, load_then) = (guest.process.usage()?, cpu_seconds_of("self")?);
+        Ok(Stretch {
+            answered: answered as f64,
+            seconds,
+            proxy_cpu_seconds: proxy_then.cpu_seconds - proxy.cpu_seconds,
+            load_cpu_seconds: load_then - load,
+        })
+    }
+
+    fn turn(&mut self, guest: &Guest) -> Result<f64> {
+        self.engine.open(guest.site.listen, Protocol::Http1, Protocol::Http1.shape())?;
+        self.engine.saturate(TURN_WARM_UP)?;
+        let stretch = self.stretch(guest, self.pacing.turn)?;
+        self.engine.close()?;
+        Ok(stretch.cpu_per_100k())
+    }
+
+    fn latencies(&mut self, target: std::net::SocketAddr, protocol: Protocol) -> Result<Latencies> {
+        self.engine.open(target, protocol, protocol.open_shape())?;
+        self.engine.constant_rate(FIXED_RATE, self.pacing.warm_up)?;
+        let histogram = self.engine.constant_rate(FIXED_RATE, self.pacing.fixed_rate)?;
+        self.engine.close()?;
+        Ok(Latencies::from(&histogram))
+    }
+}
+
+impl Guest {
+    fn end(self, engine: &mut Engine) -> Result<()> {
+        self.process.stop(|| engine.rest(LOOK_EVERY))
+    }
+}
+
+impl Stretch {
+    fn cpu_per_100k(&self) -> f64 {
+        self.proxy_cpu_seconds * 100_000.0 / self.answered
+    }
+}
+
+impl From<&Histogram<u64>> for Latencies {
+    fn from(histogram: &Histogram<u64>) -> Self {
+        let at = |quantile| histogram.value_at_quantile(quantile) as f64 / NANOSECONDS_PER_MICROSECOND;
+        Self { p50_us: at(0.5), p99_us: at(0.99), p999_us: at(0.999) }
+    }
+}
+
+fn log_in(folder: &Path) -> std::path::PathBuf {
+    folder.join("output.log")
+}
+
+fn explain(contender: Contender, protocol: Protocol, process: &Process) -> String {
+    format!("{} failed on {}; its last words:\n{}", contender.label(), protocol.label(), process.log_tail())
+}
