@@ -66,6 +66,12 @@ test: ## Every test of the workspace, on real parts
 	$(DEBUG)/fusebox-testkit fetch
 	$(CARGO) test --locked --workspace
 
+# A build of its own: with --cfg loom every atomic and lock of the breaker is loom's.
+.PHONY: loom
+loom: export CARGO_TARGET_DIR := $(CARGO_TARGET_DIR)/loom
+loom: ## The breaker's lock-free part in every order that threads can take
+	RUSTFLAGS="--cfg loom" $(CARGO) test --locked -p fusebox-policy --lib circuit_breaker::interleavings
+
 .PHONY: fmt-check
 fmt-check: ## Fail where `make fmt` would change something
 	$(CARGO) fmt --all --check

@@ -1,4 +1,4 @@
-//! What a closed breaker costs a request: one admit and one settle, beside crate `failsafe`.
+//! What a closed breaker costs a request: one admit and one settle, beside crate `failsafe`, and with many breakers.
 //!
 //! It must not judge: it prints medians and ratios of contenders measured side by side. Rounds are
 //! interleaved, because a machine's speed drifts and would otherwise favour whoever ran at the right moment.
@@ -11,8 +11,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use failsafe::{FailurePolicy, Instrument, StateMachine, backoff, failure_policy};
-use fusebox_policy::circuit_breaker::{Decision, Outcome, Settings, SharedBreaker};
-use fusebox_policy::config::{BreakerParameters, FailureRate, HalfOpen, Open, RateWindow, Recovery, Trip};
+use fusebox_policy::circuit_breaker::{Decision, Ended, Outcome, Settings, SharedBreaker};
+use fusebox_policy::config::{
+    BreakerParameters, FailureRate, HalfOpen, Open, RateWindow, Recovery, SlowCallRate, Trip,
+};
 
 /// How often each contender is measured.
 const ROUNDS: usize = 201;
@@ -23,6 +25,9 @@ const REQUESTS: u32 = 20_000;
 
 /// Requests that are told the same time where the time is an argument.
 const REQUESTS_PER_TICK: u32 = 64;
+
+/// One request in this many fails, where some do.
+const REQUESTS_PER_FAILURE: u32 = 100;
 
 const WINDOW: Duration = Duration::from_secs(10);
 
@@ -76,16 +81,24 @@ fn main() {
 }
 
 fn contenders() -> Vec<Contender> {
+    let (times, calls) = (Rules::Windows(RateWindow::Time(10_000)), Rules::Windows(RateWindow::Calls(100)));
     vec![
-        Contender::new("fusebox, row and window, time given", 1, time_given(breaker(true))),
-        Contender::new("fusebox, row and window, clock read", 1, clock_read(breaker(true))),
+        Contender::new("fusebox, all rules, time given", 1, time_given(many(1, times))),
+        Contender::new("fusebox, all rules, last 100 calls", 1, time_given(many(1, calls))),
+        Contender::new("fusebox, all rules, clock read", 1, clock_read(many(1, times))),
+        Contender::new("fusebox, all rules, 1 in 100 fails", 1, some_fail(many(1, times))),
         Contender::new("failsafe, row and window, its clock", 1, other(failsafe_row_and_window())),
-        Contender::new("fusebox, row only, time given", 1, time_given(breaker(false))),
+        Contender::new("fusebox, row only, time given", 1, time_given(many(1, Rules::Row))),
         Contender::new("failsafe, row only, its clock", 1, other(failsafe_row())),
-        Contender::new("fusebox, row and window, clock read", 2, clock_read(breaker(true))),
+        Contender::new("fusebox, all rules, time given", 2, time_given(many(1, times))),
+        Contender::new("fusebox, all rules, clock read", 2, clock_read(many(1, times))),
+        Contender::new("fusebox, all rules, 1 in 100 fails", 2, some_fail(many(1, times))),
         Contender::new("failsafe, row and window, its clock", 2, other(failsafe_row_and_window())),
-        Contender::new("fusebox, row only, time given", 2, time_given(breaker(false))),
+        Contender::new("fusebox, row only, time given", 2, time_given(many(1, Rules::Row))),
         Contender::new("failsafe, row only, its clock", 2, other(failsafe_row())),
+        Contender::new("fusebox, all rules, 100 in turn", 1, time_given(many(100, times))),
+        Contender::new("fusebox, all rules, 10000 in turn", 1, time_given(many(10_000, times))),
+        Contender::new("fusebox, all rules, 10000 in turn", 2, time_given(many(10_000, times))),
         Contender::new("reading the clock once", 1, read_clock),
     ]
 }
@@ -105,41 +118,76 @@ fn print(contenders: &[Contender]) {
     }
 }
 
-/// A breaker that trips by failures in a row and, `windowed`, by a failure rate as well.
-fn breaker(windowed: bool) -> Arc<SharedBreaker> {
-    let failure_rate =
-        windowed.then_some(FailureRate { percent: 50, window: RateWindow::Time(10_000), min_requests: 20 });
+/// What breakers trip by.
+#[derive(Clone, Copy)]
+enum Rules {
+    /// Failures in a row.
+    Row,
+    /// Those, and the rates of failures and of slow calls.
+    Windows(RateWindow),
+}
+
+fn many(count: usize, rules: Rules) -> Vec<Arc<SharedBreaker>> {
+    let row = Trip { consecutive_failures: Some(5), ..Trip::default() };
+    let trip = match rules {
+        Rules::Row => row,
+        Rules::Windows(window) => Trip {
+            failure_rate: Some(FailureRate { percent: 50, window, min_requests: 20 }),
+            slow_call_rate: Some(SlowCallRate { percent: 80, slower_than_ms: 500, window, min_requests: 20 }),
+            ..row
+        },
+    };
     let parameters = BreakerParameters {
-        trip: Trip { consecutive_failures: Some(5), failure_rate, ..Trip::default() },
-        open: Open { base_duration_ms: 30_000, max_duration_ms: 300_000, jitter_percent: 10, honor_retry_after: false },
+        trip,
+        open: Open { base_duration_ms: 30_000, max_duration_ms: 300_000, jitter_percent: 10, honor_retry_after: true },
         half_open: HalfOpen { max_probes: 1, success_threshold: 2, probe_timeout_ms: 10_000, max_duration_ms: 60_000 },
         recovery: Recovery::default(),
     };
-    SharedBreaker::new(Settings::try_from(&parameters).unwrap(), 1, Instant::now())
+    let settings = Settings::try_from(&parameters).unwrap();
+    (0..count).map(|seed| SharedBreaker::new(settings.clone(), seed as u64, Instant::now())).collect()
 }
 
-fn request(breaker: &Arc<SharedBreaker>, began: Instant, ended: impl FnOnce() -> Instant) {
+#[inline]
+fn request(breaker: &Arc<SharedBreaker>, outcome: Outcome, began: Instant, ended: impl FnOnce() -> Instant) {
     match breaker.admit(began).decision {
         Decision::Admitted(permit) => {
-            black_box(breaker.settle(permit, Outcome::Success, ended()));
+            let ended_like = Ended::after(black_box(Duration::from_millis(5)), outcome);
+            black_box(breaker.settle(permit, ended_like, ended()));
         }
         Decision::Refused(refusal) => panic!("a closed breaker refused: {refusal:?}"),
     }
 }
 
-fn time_given(breaker: Arc<SharedBreaker>) -> impl Fn() {
+/// The breakers one after the other, as often as it takes.
+fn time_given(breakers: Vec<Arc<SharedBreaker>>) -> impl Fn() {
     move || {
+        let mut next = breakers.iter().cycle();
         for _ in 0..REQUESTS / REQUESTS_PER_TICK {
             let now = Instant::now();
-            for _ in 0..REQUESTS_PER_TICK {
-                request(&breaker, black_box(now), || black_box(now));
+            for breaker in next.by_ref().take(REQUESTS_PER_TICK as usize) {
+                request(breaker, Outcome::Success, black_box(now), || black_box(now));
             }
         }
     }
 }
 
-fn clock_read(breaker: Arc<SharedBreaker>) -> impl Fn() {
-    move || (0..REQUESTS).for_each(|_| request(&breaker, Instant::now(), Instant::now))
+fn some_fail(breakers: Vec<Arc<SharedBreaker>>) -> impl Fn() {
+    move || {
+        let now = Instant::now();
+        for (number, breaker) in (0..REQUESTS).zip(breakers.iter().cycle()) {
+            let fails = number % REQUESTS_PER_FAILURE == 0;
+            let outcome = if fails { Outcome::Failure } else { Outcome::Success };
+            request(breaker, outcome, black_box(now), || black_box(now));
+        }
+    }
+}
+
+fn clock_read(breakers: Vec<Arc<SharedBreaker>>) -> impl Fn() {
+    move || {
+        for (_, breaker) in (0..REQUESTS).zip(breakers.iter().cycle()) {
+            request(breaker, Outcome::Success, Instant::now(), Instant::now);
+        }
+    }
 }
 
 fn read_clock() {

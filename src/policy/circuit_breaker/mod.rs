@@ -34,5 +34,8 @@ pub use statistics::Statistics;
 pub use transition::{Transition, TransitionCounts, TransitionReason};
 pub use window::{DEFAULT_WINDOW, WINDOW_BUCKETS};
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;
+
+#[cfg(all(test, loom))]
+mod interleavings;

@@ -15,8 +15,10 @@ mod window;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use super::{Admission, Breaker, Decision, Origin, Outcome, Refusal, Settings, Ticket, Transition};
-use crate::config::{BreakerParameters, FailureCount, FailureRate, HalfOpen, Open, RateWindow, Recovery, Trip};
+use super::{Admission, Breaker, Decision, Ended, Origin, Outcome, Refusal, Settings, Ticket, Transition};
+use crate::config::{
+    BreakerParameters, FailureCount, FailureRate, HalfOpen, Open, RateWindow, Recovery, SlowCallRate, Trip,
+};
 
 /// Trips after three failures in a row, stays open for 100 ms, then closes after two successes, one at a time.
 fn parameters() -> BreakerParameters {
@@ -115,14 +117,14 @@ impl Bench {
         }
     }
 
-    fn settle(&mut self, ticket: Ticket, outcome: Outcome) -> Option<Transition> {
-        self.breaker.settle(ticket, outcome, self.now())
+    fn settle(&mut self, ticket: Ticket, ended: impl Into<Ended>) -> Option<Transition> {
+        self.breaker.settle(ticket, ended, self.now())
     }
 
     /// One request from beginning to end.
-    fn call(&mut self, outcome: Outcome) -> Option<Transition> {
+    fn call(&mut self, ended: impl Into<Ended>) -> Option<Transition> {
         let ticket = self.admitted();
-        self.settle(ticket, outcome)
+        self.settle(ticket, ended)
     }
 
     fn advance(&mut self) -> Option<Transition> {
