@@ -103,8 +103,7 @@ impl Watchlist {
         self.breakers.lock().retain(|tracked| {
             changed.extend(tracked.breaker.advance(now).map(|transition| (Arc::clone(tracked), transition)));
             // One that only this list still holds belongs to no configuration and no request any more.
-            let stays =
-                Arc::strong_count(tracked) > 1 && tracked.breaker.statistics(now).state != BreakerState::Closed;
+            let stays = Arc::strong_count(tracked) > 1 && tracked.breaker.statistics(now).state != BreakerState::Closed;
             tracked.watched.store(stays, Ordering::Relaxed);
             stays
         });

@@ -17,9 +17,9 @@ use parking_lot::Mutex;
 
 pub(crate) use self::directory::{Directory, Known, fixed};
 use crate::breakers::{Maker, Tracked};
-use crate::snapshot::Installed;
 use crate::options::ServicePort;
 use crate::series::Series;
+use crate::snapshot::Installed;
 use crate::upstream::{Pool, Pools};
 
 /// Breakers of endpoints that one proxy keeps. Rules beyond it go by the Service's own address.
@@ -147,7 +147,8 @@ impl Group {
             let tracked = Tracked::of_endpoint(key, made, Arc::clone(&self.series), Arc::downgrade(self));
             Arc::new(Member::new(tracked, pools.get(address)))
         };
-        let kept_or_new = |address: &Arc<str>| stayers.get(&**address).map_or_else(|| make(address), |&member| Arc::clone(member));
+        let kept_or_new =
+            |address: &Arc<str>| stayers.get(&**address).map_or_else(|| make(address), |&member| Arc::clone(member));
         let all = addresses.iter().map(kept_or_new).collect();
         self.members.store(Arc::new(Members { known, all }));
         self.judge(now);

@@ -19,7 +19,7 @@ use crate::breakers::{Maker, Tracked, Watchlist};
 use crate::clock::{self, Clock};
 use crate::config_error::ConfigError;
 use crate::counters::Counters;
-use crate::endpoints::{Directory, MAX_ENDPOINT_BREAKERS, Making, Known};
+use crate::endpoints::{Directory, Known, MAX_ENDPOINT_BREAKERS, Making};
 use crate::snapshot::{Installed, Snapshot, Surroundings, Topology};
 use crate::state_file::Saved;
 use crate::upstream::Pools;

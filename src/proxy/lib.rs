@@ -35,8 +35,8 @@ pub use enforcer::Applied;
 pub use health::{Component, HealthReport, HealthStatus};
 pub use logging::init_logging;
 pub use options::{
-    ControlUrl, DEFAULT_DRAIN_TIMEOUT, DEFAULT_ENDPOINTS_MAX_AGE, DEFAULT_MAX_CONNECTIONS, InboundSpec, LogFormat, Options, OutboundSpec,
-    ServicePort, UpstreamSpec,
+    ControlUrl, DEFAULT_DRAIN_TIMEOUT, DEFAULT_ENDPOINTS_MAX_AGE, DEFAULT_MAX_CONNECTIONS, InboundSpec, LogFormat,
+    Options, OutboundSpec, ServicePort, UpstreamSpec,
 };
 pub use parse::ArgumentError;
 pub use server::{Drained, Proxy, StartError, run, termination};

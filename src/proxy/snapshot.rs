@@ -175,9 +175,7 @@ impl Snapshot {
         }
         let rule = BreakerKey { endpoint: String::new(), ..key.clone() };
         let installed = self.breakers.get(&rule).and_then(|installed| installed.endpoints.as_ref());
-        installed.is_some_and(|(group, _)| {
-            group.members().all.iter().any(|member| member.address() == key.endpoint)
-        })
+        installed.is_some_and(|(group, _)| group.members().all.iter().any(|member| member.address() == key.endpoint))
     }
 
     /// The route of a request with `headers` on listener `index`.

@@ -148,7 +148,6 @@ impl RuleReading {
         let endpoints = endpoints.into_iter().map(|(reading, _)| reading);
         endpoints.chain([own.unwrap_or(whole)]).filter(|reading| reading.used)
     }
-
 }
 
 impl Reading {

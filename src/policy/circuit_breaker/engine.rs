@@ -10,14 +10,12 @@ use crate::config::ForcedState;
 use crate::report::BreakerState;
 
 use super::admission::{Admission, Decision, Ended, Force, Outcome, Refusal, Ticket, TicketKind};
-use super::endpoints::Standing;
 use super::probes::Probes;
 use super::ramp::Ramp;
 use super::random::Random;
 use super::settings::Settings;
-use super::statistics::Statistics;
 use super::transition::{Transition, TransitionCounts, TransitionReason};
-use super::window::{Totals, Window, Windows};
+use super::window::{Totals, Windows};
 
 /// One circuit breaker.
 #[derive(Clone, Debug)]
@@ -38,8 +36,8 @@ pub struct Breaker {
     pub(super) failed_half_opens: u32,
     pub(super) last_trip: Option<Instant>,
     random: Random,
-    rejected: u64,
-    transitions: TransitionCounts,
+    pub(super) rejected: u64,
+    pub(super) transitions: TransitionCounts,
 }
 
 /// The state and what only it has.
@@ -175,63 +173,10 @@ impl Breaker {
         }
     }
 
-    /// Shows it as it is at `now`, without a step.
-    #[must_use]
-    pub fn statistics(&self, now: Instant) -> Statistics {
-        let now = self.latest.max(now);
-        let totals = |window: &Window| match self.state {
-            State::Open { .. } => window.last_totals(),
-            State::Closed { .. } | State::HalfOpen { .. } => window.totals_at(now),
-        };
-        let shown = totals(self.windows.shown());
-        let slow = self.settings.slow_call_rate.and_then(|_| totals(self.windows.of_slow_call_rate()).slow_ratio());
-        let (next_probe, idle, ramp_end) = match self.state {
-            State::Open { until } => (Some(until), false, None),
-            State::HalfOpen { undecided_since, .. } => (None, undecided_since.is_none(), None),
-            State::Closed { ramp, .. } => (None, false, ramp.map(|ramp| ramp.end()).filter(|end| now < *end)),
-        };
-        Statistics {
-            state: self.state.name(),
-            forced: self.force.filter(|force| now < force.until).map(|force| force.state),
-            since: self.since,
-            reason: self.reason,
-            failure_ratio: shown.failure_ratio(),
-            slow_ratio: slow,
-            requests: shown.requests,
-            trips: self.transitions.closed_to_open,
-            last_trip: self.last_trip,
-            rejected: self.rejected,
-            probes_in_flight: self.probes.in_flight(now),
-            next_probe,
-            idle,
-            ramp_end,
-            transitions: self.transitions,
-        }
-    }
-
     /// Its own state.
     #[must_use]
     pub fn state(&self) -> BreakerState {
         self.state.name()
-    }
-
-    /// Whether a request would pass at `now`, without a step. A ramp is no reason to leave an endpoint
-    /// out, and neither is [`ForcedState::ForcedOpen`], which is meant for all endpoints of a policy alike.
-    #[must_use]
-    pub fn standing(&self, now: Instant) -> Standing {
-        let now = self.latest.max(now);
-        let forced = self.force.filter(|force| now < force.until);
-        let due = match self.state {
-            State::Closed { .. } => true,
-            State::Open { until } => now >= until,
-            State::HalfOpen { .. } => true,
-        };
-        let closed = matches!(self.state, State::Closed { .. });
-        let free = closed || self.probes.in_flight(now) < self.settings.half_open.max_probes;
-        if forced.is_some_and(|force| force.state == ForcedState::ForcedClosed) || (due && free) {
-            return Standing::Usable;
-        }
-        Standing::Unusable { since: self.last_trip.unwrap_or(self.since) }
     }
 
     /// The epoch in which every request passes and is counted; none if requests must ask.

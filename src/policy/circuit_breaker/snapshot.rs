@@ -256,6 +256,9 @@ impl Snapshot {
         self.check_state(settings)?;
         at_most("stateAgeMs", self.state_age_ms, in_ms(MAX_AGE))?;
         at_most("lastTripAgeMs", self.last_trip_age_ms.unwrap_or(0), in_ms(MAX_AGE))?;
+        if self.ramp_account.is_some() && settings.ramp.is_zero() {
+            return Err(SnapshotError::Contradiction { field: "rampAccount", with: "the breaker's recovery" });
+        }
         let most_on_account = Ramp::most_on_account(settings.ramp);
         at_most("rampAccount", self.ramp_account.unwrap_or(0), most_on_account)
     }

@@ -7,7 +7,10 @@ use std::time::Instant;
 use crate::config::ForcedState;
 use crate::report::BreakerState;
 
-use super::{TransitionCounts, TransitionReason};
+use super::endpoints::Standing;
+use super::engine::{Breaker, State};
+use super::transition::{TransitionCounts, TransitionReason};
+use super::window::Window;
 
 /// One reading of a breaker.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,4 +45,56 @@ pub struct Statistics {
     pub ramp_end: Option<Instant>,
     /// Changes of state since it was made or restored.
     pub transitions: TransitionCounts,
+}
+
+impl Breaker {
+    /// Shows it as it is at `now`, without a step.
+    #[must_use]
+    pub fn statistics(&self, now: Instant) -> Statistics {
+        let now = self.latest.max(now);
+        let totals = |window: &Window| match self.state {
+            State::Open { .. } => window.last_totals(),
+            State::Closed { .. } | State::HalfOpen { .. } => window.totals_at(now),
+        };
+        let shown = totals(self.windows.shown());
+        let slow = self.settings.slow_call_rate.and_then(|_| totals(self.windows.of_slow_call_rate()).slow_ratio());
+        let (next_probe, idle, ramp_end) = match self.state {
+            State::Open { until } => (Some(until), false, None),
+            State::HalfOpen { undecided_since, .. } => (None, undecided_since.is_none(), None),
+            State::Closed { ramp, .. } => (None, false, ramp.map(|ramp| ramp.end()).filter(|end| now < *end)),
+        };
+        Statistics {
+            state: self.state.name(),
+            forced: self.force.filter(|force| now < force.until).map(|force| force.state),
+            since: self.since,
+            reason: self.reason,
+            failure_ratio: shown.failure_ratio(),
+            slow_ratio: slow,
+            requests: shown.requests,
+            trips: self.transitions.closed_to_open,
+            last_trip: self.last_trip,
+            rejected: self.rejected,
+            probes_in_flight: self.probes.in_flight(now),
+            next_probe,
+            idle,
+            ramp_end,
+            transitions: self.transitions,
+        }
+    }
+
+    /// Whether a request would pass at `now`, without a step. A ramp is no reason to leave an endpoint
+    /// out, and neither is [`ForcedState::ForcedOpen`], which is meant for all endpoints of a policy alike.
+    #[must_use]
+    pub fn standing(&self, now: Instant) -> Standing {
+        let now = self.latest.max(now);
+        let forced = self.force.filter(|force| now < force.until).map(|force| force.state);
+        let free = self.probes.in_flight(now) < self.settings.half_open.max_probes;
+        let usable = match self.state {
+            _ if forced == Some(ForcedState::ForcedClosed) => true,
+            State::Closed { .. } => true,
+            State::Open { until } => now >= until && free,
+            State::HalfOpen { .. } => free,
+        };
+        if usable { Standing::Usable } else { Standing::Unusable { since: self.last_trip.unwrap_or(self.since) } }
+    }
 }

@@ -271,9 +271,7 @@ impl Builder<'_> {
 
 /// With scope Endpoint, the share of endpoints that may be left out at once.
 fn max_open(policy: &CircuitBreaker, plan: &RoutePlan<'_>) -> Result<Option<MaxOpenPercent>, ConfigError> {
-    let refuse = |error| {
-        ConfigError::new(format!("{}.circuitBreaker.endpointScope.maxOpenPercent", plan.field), error)
-    };
+    let refuse = |error| ConfigError::new(format!("{}.circuitBreaker.endpointScope.maxOpenPercent", plan.field), error);
     let scope = policy.endpoint_scope.as_ref();
     scope.map(|scope| MaxOpenPercent::try_from(scope.max_open_percent)).transpose().map_err(refuse)
 }

@@ -3,11 +3,15 @@
 //! Time here is a number of milliseconds; nothing waits, and no test depends on the machine's speed.
 
 mod claims;
+mod classifier;
+mod endpoints;
 mod force;
 mod half_open;
 mod model;
+mod recovery;
 mod reference;
 mod settings;
+mod slow;
 mod snapshot;
 mod threads;
 mod window;

@@ -1,8 +1,7 @@
 //! Claims about parameters: every bad number is refused by its field's name.
 
-use super::super::{Answer, FailureClassifier, MAX_COUNT, MAX_PROBES, SettingsError};
+use super::super::{MAX_COUNT, MAX_PROBES, MAX_WINDOW_CALLS, SettingsError};
 use super::*;
-use crate::config::{FailureCondition, FailureOn, StatusRange};
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -20,6 +19,15 @@ fn numbers() -> Vec<(&'static str, Change, u64, u64)> {
             min_requests: 1,
         })
     }
+    fn slow(parameters: &mut BreakerParameters) -> &mut SlowCallRate {
+        parameters.trip.slow_call_rate.get_or_insert(SlowCallRate {
+            percent: 1,
+            slower_than_ms: 1,
+            window: RateWindow::Time(1_000),
+            min_requests: 1,
+        })
+    }
+    let calls_most = u64::from(MAX_WINDOW_CALLS);
     let (count_most, probes_most) = (u64::from(MAX_COUNT), u64::from(MAX_PROBES));
     vec![
         ("trip.consecutiveFailures", |p, n| p.trip.consecutive_failures = Some(small(n)), 1, count_most),
@@ -28,6 +36,13 @@ fn numbers() -> Vec<(&'static str, Change, u64, u64)> {
         ("trip.failureRate.percent", |p, n| rate(p).percent = u8::try_from(n).unwrap_or(u8::MAX), 1, 100),
         ("trip.failureRate.windowMs", |p, n| rate(p).window = RateWindow::Time(n), 10, DAY_MS),
         ("trip.failureRate.minRequests", |p, n| rate(p).min_requests = small(n), 1, count_most),
+        ("trip.failureRate.calls", |p, n| rate(p).window = RateWindow::Calls(small(n)), 1, calls_most),
+        ("trip.slowCallRate.percent", |p, n| slow(p).percent = u8::try_from(n).unwrap_or(u8::MAX), 1, 100),
+        ("trip.slowCallRate.slowerThanMs", |p, n| slow(p).slower_than_ms = n, 1, DAY_MS),
+        ("trip.slowCallRate.windowMs", |p, n| slow(p).window = RateWindow::Time(n), 10, DAY_MS),
+        ("trip.slowCallRate.calls", |p, n| slow(p).window = RateWindow::Calls(small(n)), 1, calls_most),
+        ("trip.slowCallRate.minRequests", |p, n| slow(p).min_requests = small(n), 1, count_most),
+        ("recovery.rampMs", |p, n| p.recovery.ramp_ms = n, 0, DAY_MS),
         (
             "open.baseDurationMs",
             |p, n| {
@@ -93,31 +108,17 @@ fn longest_open_time_below_the_first_is_refused() {
 }
 
 #[test]
-fn listed_statuses_and_conditions_are_failures() {
-    let failure_on = FailureOn {
-        http_status: vec![StatusRange { from: 500, to: 503 }, StatusRange { from: 429, to: 429 }],
-        conditions: vec![FailureCondition::Timeout, FailureCondition::Timeout],
-        ..FailureOn::default()
-    };
-    let classifier = FailureClassifier::try_from(&failure_on).unwrap();
-    for (status, failure) in
-        [(200, false), (428, false), (429, true), (499, false), (500, true), (503, true), (504, false)]
-    {
-        assert_eq!(classifier.is_failure_status(status), failure, "{status}");
+fn a_rule_that_needs_more_calls_than_it_looks_at_is_refused() {
+    let window = RateWindow::Calls(10);
+    let failure_rate = Some(FailureRate { percent: 50, window, min_requests: 11 });
+    let slow_call_rate = Some(SlowCallRate { percent: 50, slower_than_ms: 1, window, min_requests: 11 });
+    let cases = [
+        ("trip.failureRate.minRequests", Trip { failure_rate, ..Trip::default() }),
+        ("trip.slowCallRate.minRequests", Trip { slow_call_rate, ..Trip::default() }),
+    ];
+    for (field, trip) in cases {
+        let error = Settings::try_from(&tripping_by(trip)).unwrap_err();
+        assert_eq!((error.field(), error.reason()), (field, "NeverEnough"));
+        assert!(error.to_string().contains("lower it to 10"), "{error}");
     }
-    assert_eq!(classifier.outcome(&Answer { status: 404, grpc_status: None }), Outcome::Success);
-    assert_eq!(classifier.condition_outcome(FailureCondition::Timeout), Outcome::Failure);
-    assert_eq!(classifier.condition_outcome(FailureCondition::Reset), Outcome::Neutral, "no answer is no success");
-}
-
-#[test]
-fn ranges_that_are_no_statuses_are_refused_by_name() {
-    for (from, to) in [(503, 500), (99, 200), (500, 600), (0, 0), (0, u16::MAX)] {
-        let http_status = vec![StatusRange { from: 500, to: 599 }, StatusRange { from, to }];
-        let error = FailureClassifier::try_from(&FailureOn { http_status, ..FailureOn::default() }).unwrap_err();
-        assert_eq!((error.field().as_str(), error.reason()), ("failureOn.httpStatus[1]", "BadStatusRange"));
-    }
-    let http_status = vec![StatusRange { from: 500, to: 599 }; 65];
-    let error = FailureClassifier::try_from(&FailureOn { http_status, ..FailureOn::default() }).unwrap_err();
-    assert_eq!((error.field().as_str(), error.reason()), ("failureOn.httpStatus", "TooManyStatusRanges"));
 }

@@ -1,6 +1,10 @@
 //! Claims about snapshots. That a restored breaker behaves as the one it was is part of the model's property.
 
-use super::super::{BucketsSnapshot, MAX_AGE, Outcome, SharedBreaker, Snapshot, SnapshotError, WindowSnapshot};
+use proptest::prelude::*;
+
+use super::super::{
+    BucketsSnapshot, MAX_AGE, MAX_SNAPSHOT_BYTES, Outcome, SharedBreaker, Snapshot, SnapshotError, WindowSnapshot,
+};
 use super::*;
 use crate::report::BreakerState::{HalfOpen as HalfOpened, Open as Opened};
 
@@ -58,7 +62,104 @@ fn a_snapshot_survives_its_bytes() {
 fn torn_snapshots_are_refused() {
     let bytes = serde_json::to_vec(&open_snapshot()).unwrap();
     for end in 0..bytes.len() {
-        assert!(serde_json::from_slice::<Snapshot>(&bytes[..end]).is_err(), "cut at {end}");
+        assert_eq!(Snapshot::from_json(&bytes[..end]).unwrap_err().reason(), "SnapshotMalformed", "cut at {end}");
+    }
+    assert_eq!(Snapshot::from_json(&bytes), Ok(open_snapshot()));
+}
+
+#[test]
+fn a_snapshot_of_the_old_format_is_refused_by_its_number() {
+    let old = br#"{"format":1,"state":"Closed","stateAgeMs":5,"reason":null,"observed":{"ageMs":1}}"#;
+    assert_eq!(Snapshot::from_json(old), Err(SnapshotError::Format { found: 1 }));
+}
+
+#[test]
+fn a_snapshot_longer_than_any_is_refused_unread() {
+    let bytes = vec![b' '; MAX_SNAPSHOT_BYTES + 1];
+    assert_eq!(Snapshot::from_json(&bytes).unwrap_err().reason(), "SnapshotTooLong");
+}
+
+#[test]
+fn the_longest_snapshot_can_be_read_again() {
+    let failure_rate = Some(FailureRate { percent: 100, window: RateWindow::Calls(10_000), min_requests: 10_000 });
+    let slow_call_rate =
+        Some(SlowCallRate { percent: 100, slower_than_ms: 1, window: RateWindow::Calls(9_999), min_requests: 9_999 });
+    let parameters = tripping_by(Trip { failure_rate, slow_call_rate, ..failures(1_000_000, 60_000) });
+    let mut bench = Bench::new(&parameters);
+    for number in 0..20_000 {
+        bench.call(if number % 2 == 0 { Outcome::Success } else { Outcome::Failure });
+    }
+    let snapshot = bench.breaker.snapshot(bench.now());
+    let bytes = serde_json::to_vec(&snapshot).unwrap();
+    assert!(bytes.len() > 20_000, "the windows are not in it");
+    let read = Snapshot::from_json(&bytes).unwrap();
+    let restored = Breaker::restore(settings(&parameters), &read, origin(0, 0)).unwrap();
+    assert_eq!(restored.snapshot(at(0)), snapshot);
+}
+
+#[test]
+fn a_ramp_goes_on_after_a_restart() {
+    let ramping = BreakerParameters { recovery: Recovery { ramp_ms: 1_000 }, ..all_rules() };
+    let mut bench = Bench::half_open(&ramping);
+    bench.call(Outcome::Success);
+    bench.call(Outcome::Success).unwrap();
+    let _first = bench.admitted();
+    bench.wait(100);
+    let mut snapshot = bench.breaker.snapshot(bench.now());
+    let restored = Breaker::restore(settings(&ramping), &snapshot, origin(50, bench.now_ms + 50)).unwrap();
+    assert_eq!(restored.statistics(at(0)).ramp_end, bench.breaker.statistics(bench.now()).ramp_end);
+    let error = restore(&snapshot, origin(0, 0)).unwrap_err();
+    assert!(error.to_string().contains("rampAccount"), "these settings have no ramp: {error}");
+    snapshot.ramp_account = Some(10_000_000_001);
+    let error = Breaker::restore(settings(&ramping), &snapshot, origin(0, 0)).unwrap_err();
+    assert!(error.to_string().contains("rampAccount"), "{error}");
+}
+
+#[test]
+fn calls_that_no_window_can_hold_are_refused() {
+    let failure_rate = Some(FailureRate { percent: 100, window: RateWindow::Calls(4), min_requests: 4 });
+    let parameters = tripping_by(Trip { failure_rate, ..Trip::default() });
+    let mut bench = Bench::new(&parameters);
+    bench.call(Outcome::Failure);
+    let mut snapshot = bench.breaker.snapshot(bench.now());
+    assert_eq!(snapshot.windows, [WindowSnapshot::Calls("f".to_owned())]);
+    for bad in [".....", "x", "é", "\0"] {
+        snapshot.windows = vec![WindowSnapshot::Calls(bad.to_owned())];
+        let error = Breaker::restore(settings(&parameters), &snapshot, origin(0, 0)).unwrap_err();
+        assert!(error.to_string().contains("windows"), "{bad}: {error}");
+    }
+}
+
+/// Reads, restores and uses whatever these bytes are.
+fn survive(bytes: &[u8]) {
+    let Ok(snapshot) = Snapshot::from_json(bytes) else { return };
+    let ramping = BreakerParameters { recovery: Recovery { ramp_ms: 1_000 }, ..all_rules() };
+    for parameters in [all_rules(), ramping] {
+        let Ok(mut breaker) = Breaker::restore(settings(&parameters), &snapshot, origin(7, 1_000)) else { continue };
+        if let Decision::Admitted(ticket) = breaker.admit(at(1_000)).decision {
+            breaker.settle(ticket, Outcome::Failure, at(1_001));
+        }
+        let _ = (breaker.statistics(at(2_000)), breaker.snapshot(at(3_000)), breaker.advance(at(86_400_000)));
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_reading_or_restoring_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        survive(&bytes);
+    }
+
+    #[test]
+    fn no_change_of_a_snapshot_makes_restoring_panic(
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), "[0-9\",:{}\\[\\]a-zA-Z.-]{0,20}"), 0..4),
+    ) {
+        let mut text = serde_json::to_string(&open_snapshot()).unwrap();
+        for (place, word) in changes {
+            let at = place.index(text.len());
+            let end = (at + word.len()).min(text.len());
+            text.replace_range(at..end, &word);
+        }
+        survive(text.as_bytes());
     }
 }
 
