@@ -20,7 +20,8 @@ use crate::clock::{self, Clock};
 use crate::config_error::ConfigError;
 use crate::counters::Counters;
 use crate::endpoints::{Directory, Known, MAX_ENDPOINT_BREAKERS, Making};
-use crate::snapshot::{Installed, Snapshot, Surroundings, Topology};
+use crate::pipeline::hop::Direction;
+use crate::snapshot::{Destination, Installed, Snapshot, Surroundings, Topology};
 use crate::state_file::Saved;
 use crate::upstream::Pools;
 
@@ -80,6 +81,14 @@ impl Enforcer {
             changed: watch::Sender::new(0),
             counters: Counters::default(),
         })
+    }
+
+    /// Which way the traffic of listener `index` goes.
+    pub(crate) fn direction(&self, index: usize) -> Direction {
+        match self.topology.listeners.get(index) {
+            Some(Destination::Application { .. }) => Direction::Inbound,
+            _ => Direction::Outbound,
+        }
     }
 
     /// What is in force at this moment.

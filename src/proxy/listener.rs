@@ -16,9 +16,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::enforcer::Enforcer;
 use crate::pipeline;
+use crate::pipeline::hop::Hop;
 
-/// Bytes that a request's head may have.
-pub(crate) const MAX_HEADER_BYTES: usize = 64 << 10;
+/// Bytes that a request's head may have: more than the longest target that hyper takes, so that a target which is
+/// longer is told so.
+pub(crate) const MAX_HEADER_BYTES: usize = 80 << 10;
 
 /// How long a connection may stay without a complete request head, which covers slow headers and idle
 /// connections alike. Longer than this proxy's own clients keep theirs, so that they close first.
@@ -102,7 +104,8 @@ async fn serve(stream: TcpStream, index: usize, around: (&Arc<Enforcer>, Cancell
     let (enforcer, draining) = around;
     // Without it small answers wait for the client's acknowledgement; a socket that refuses is about to fail anyway.
     let _ = stream.set_nodelay(true);
-    let service = service_fn(|request| pipeline::handle(Arc::clone(enforcer), index, request));
+    let hop = Hop::new(enforcer.direction(index), stream.peer_addr().ok());
+    let service = service_fn(|request| pipeline::handle(Arc::clone(enforcer), (index, hop), request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)

@@ -5,6 +5,7 @@
 
 pub(crate) mod exchange;
 pub(crate) mod gate;
+pub(crate) mod hop;
 pub(crate) mod normalize;
 pub(crate) mod problem;
 pub(crate) mod request_body;
@@ -26,6 +27,7 @@ use tokio::time::Sleep;
 
 use self::exchange::Exchange;
 use self::gate::Gate;
+use self::hop::Hop;
 use self::problem::Place;
 use self::request_body::{ClientBody, RequestBody};
 use self::response_body::{Passage, ResponseBody};
@@ -45,14 +47,14 @@ const MAX_NAMED_SERVICES: usize = 10;
 
 type Sending = Result<(Response<Incoming>, Lease), UpstreamError>;
 
-/// Answers one request that arrived on listener `index`.
+/// Answers one request that arrived on listener `index`, over the connection `hop`.
 pub(crate) async fn handle(
     enforcer: Arc<Enforcer>,
-    index: usize,
+    (index, hop): (usize, Hop),
     mut request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let started = Instant::now();
-    if let Err(error) = normalize::request(&mut request) {
+    if let Err(error) = normalize::request(&mut request, &hop) {
         enforcer.counters().invalid_request();
         return Ok(problem::bad_request(error));
     }
@@ -116,6 +118,9 @@ async fn forward(mut exchange: Exchange, request: Request<Incoming>, started: In
     match sent {
         Some(Ok((response, _))) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
             // Nobody asked for it: the Upgrade header was not passed on.
+            failed(exchange, Ending::Reset, client.as_deref())
+        }
+        Some(Ok((response, _))) if normalize::is_ambiguous(response.headers()) => {
             failed(exchange, Ending::Reset, client.as_deref())
         }
         Some(Ok((mut response, lease))) => {

@@ -139,11 +139,19 @@ pub(crate) fn slow_client(place: Place<'_>) -> Response<ResponseBody> {
 pub(crate) fn bad_request(error: BadRequest) -> Response<ResponseBody> {
     let status = match error {
         BadRequest::Connect => StatusCode::METHOD_NOT_ALLOWED,
-        BadRequest::HostCount | BadRequest::Host | BadRequest::Target => StatusCode::BAD_REQUEST,
+        BadRequest::HostCount
+        | BadRequest::Host
+        | BadRequest::HostDiffers
+        | BadRequest::Target
+        | BadRequest::TransferEncoding => StatusCode::BAD_REQUEST,
+        BadRequest::TargetLength => StatusCode::URI_TOO_LONG,
+        BadRequest::HeaderCount => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        BadRequest::Loop => StatusCode::LOOP_DETECTED,
     };
+    let name = if error == BadRequest::Loop { "loop" } else { "bad-request" };
     let problem = Problem {
         detail: format!("The {error}."),
-        ..problem("bad-request", "Request can't be passed on", status, Place::default())
+        ..problem(name, "Request can't be passed on", status, Place::default())
     };
     let mut response = respond(&problem, None);
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

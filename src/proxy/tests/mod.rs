@@ -9,6 +9,8 @@ mod controlling;
 mod draining;
 mod forwarding;
 mod hygiene;
+mod hygiene_answers;
 mod swapping;
 
+mod recorder;
 mod support;
