@@ -32,6 +32,15 @@ pub(crate) struct Figures {
     pub(crate) rss_per_connection_kib: f64,
 }
 
+/// The load straight at the upstream, in one round.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Direct {
+    pub(crate) round: usize,
+    pub(crate) protocol: Protocol,
+    #[serde(flatten)]
+    pub(crate) latencies: Latencies,
+}
+
 /// Latencies of one run at a fixed rate, in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) struct Latencies {

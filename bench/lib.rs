@@ -22,9 +22,9 @@ use anyhow::{Context as _, Result};
 use clap::Parser as _;
 
 use contender::{Contender, Variant};
-use figures::{Comparison, Sample};
+use figures::{Comparison, Direct, Sample};
 use load::Engine;
-use machine::Machine;
+use machine::{CoreTime, LOOK, Machine, QUIET_PERCENT};
 use measure::Laboratory;
 use options::{LEAST_ROUNDS, Options, Selection};
 use programs::Programs;
@@ -57,6 +57,7 @@ fn run(options: &Options) -> Result<()> {
     machine::pin_to_load_core()?;
     let pacing = if options.quick { Pacing::QUICK } else { Pacing::FULL };
     let mut laboratory = Laboratory { engine: Engine::new()?, programs, pacing };
+    warn_if_busy(&mut laboratory.engine)?;
     let rounds = if options.quick { 1 } else { options.rounds };
     for round in 1..=rounds {
         println!("\nround {round} of {rounds}");
@@ -74,6 +75,16 @@ fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
+fn warn_if_busy(engine: &mut Engine) -> Result<()> {
+    let before = CoreTime::read();
+    engine.rest(LOOK)?;
+    let busy = before.zip(CoreTime::read()).map(|(before, after)| after.busy_percent_since(&before));
+    if let Some(busy) = busy.filter(|busy| *busy > QUIET_PERCENT) {
+        println!("warning: other programs use {busy:.0} % of the machine; rates and latencies will be noisy");
+    }
+    Ok(())
+}
+
 fn versions(programs: &Programs, selection: &Selection) -> Result<Vec<Version>> {
     let named = |&contender: &Contender| Ok(Version { contender, version: programs.version(contender)? });
     selection.contenders.iter().map(named).collect()
@@ -86,11 +97,12 @@ fn run_round(laboratory: &mut Laboratory, selection: &Selection, round: usize, r
         order.reverse();
     }
     for &protocol in &selection.protocols {
-        let direct = laboratory.direct(protocol)?;
-        println!("  {:<8} direct    p50 {:.0} µs, p99 {:.0} µs", protocol.label(), direct.p50_us, direct.p99_us);
-        report.direct.push(direct);
+        let latencies = laboratory.direct(protocol)?;
+        let (name, p50, p99) = (protocol.label(), latencies.p50_us, latencies.p99_us);
+        println!("  {name:<8} direct   p50 {p50:.0} µs, p99 {p99:.0} µs");
+        report.direct.push(Direct { round, protocol, latencies });
         for &contender in &order {
-            let figures = laboratory.visit(contender, protocol, &direct)?;
+            let figures = laboratory.visit(contender, protocol, &latencies)?;
             let sample = Sample { round, contender, protocol, figures };
             println!("  {}", report::progress(&sample));
             report.samples.push(sample);

@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
@@ -13,6 +14,20 @@ use serde::Serialize;
 pub(crate) const PROXY_CORE: &str = "0";
 /// The core of the load generator and the upstream.
 pub(crate) const LOAD_CORE: &str = "1";
+
+/// Up to this, what other programs use does not show in the figures.
+pub(crate) const QUIET_PERCENT: f64 = 5.0;
+/// How long the machine is looked at.
+pub(crate) const LOOK: Duration = Duration::from_millis(500);
+/// Words of the first line of /proc/stat: idle time, and time spent waiting for input and output.
+const IDLE: [usize; 2] = [4, 5];
+
+/// What all cores together have done, in ticks.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct CoreTime {
+    busy: f64,
+    all: f64,
+}
 
 /// What the figures hold for.
 #[derive(Debug, Clone, Serialize)]
@@ -64,6 +79,26 @@ pub(crate) fn pin_to_load_core() -> Result<()> {
     Ok(())
 }
 
+impl CoreTime {
+    /// Since the machine started; `None` where /proc does not say.
+    pub(crate) fn read() -> Option<Self> {
+        Self::parse(&text("/proc/stat"))
+    }
+
+    /// How much of all cores was in use since `earlier`.
+    pub(crate) fn busy_percent_since(&self, earlier: &Self) -> f64 {
+        100.0 * (self.busy - earlier.busy) / (self.all - earlier.all).max(1.0)
+    }
+
+    fn parse(stat: &str) -> Option<Self> {
+        let words = stat.lines().next()?.split_whitespace().map(|word| word.parse().unwrap_or(0.0));
+        let words: Vec<f64> = words.collect();
+        let idle = IDLE.iter().map(|&position| words.get(position)).sum::<Option<f64>>()?;
+        let all: f64 = words.iter().sum();
+        Some(Self { busy: all - idle, all })
+    }
+}
+
 /// The first word after `name` in a file such as /proc/meminfo.
 pub(crate) fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next())
@@ -83,6 +118,15 @@ mod tests {
         let machine = Machine::read();
         assert!(machine.cores > 0 && machine.memory_gib > 0);
         assert!(!machine.to_string().contains('\n') && machine.to_string().contains("GiB"));
+    }
+
+    #[test]
+    fn idle_and_waiting_are_not_busy() {
+        let before = CoreTime::parse("cpu  10 5 20 100 40 0 5 0 0 0\ncpu0 1 1 1").unwrap();
+        assert_eq!(before, CoreTime { busy: 40.0, all: 180.0 });
+        let after = CoreTime { busy: 50.0, all: 280.0 };
+        assert_eq!(after.busy_percent_since(&before), 10.0);
+        assert_eq!(CoreTime::parse("cpu 1"), None);
     }
 
     #[test]

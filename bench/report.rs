@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::contender::Contender;
-use crate::figures::{Comparison, Latencies, Metric, Sample, Summary};
+use crate::figures::{Comparison, Direct, Latencies, Metric, Sample, Summary};
 use crate::machine::Machine;
 use crate::options::Selection;
 use crate::picture;
@@ -21,7 +21,7 @@ use crate::scenario::{FIXED_RATE, IDLE_CONNECTIONS, Protocol};
 pub(crate) struct Report {
     pub(crate) machine: Machine,
     pub(crate) versions: Vec<Version>,
-    pub(crate) direct: Vec<Latencies>,
+    pub(crate) direct: Vec<Direct>,
     pub(crate) samples: Vec<Sample>,
     pub(crate) comparisons: Vec<Comparison>,
     #[serde(skip)]
@@ -60,7 +60,7 @@ impl Report {
         let mut text = String::new();
         for &protocol in &self.protocols {
             text.push_str(&self.table(protocol));
-            text.push('\n');
+            text.push_str(&format!("\nWithout a proxy: {}.\n\n", self.direct_line(protocol)));
         }
         if !self.comparisons.is_empty() {
             text.push_str(&self.comparison_table());
@@ -119,6 +119,21 @@ impl Report {
             text.push_str(&row("CPU per request, times ours", cells));
         }
         text
+    }
+
+    /// What is taken away from the latencies.
+    fn direct_line(&self, protocol: Protocol) -> String {
+        let runs: Vec<_> = self.direct.iter().filter(|direct| direct.protocol == protocol).collect();
+        let shown = |name: &str, of: fn(&Latencies) -> f64| {
+            let summary = Summary::of(&runs.iter().map(|run| of(&run.latencies)).collect::<Vec<_>>());
+            summary.map(|summary| format!("{name} {} µs", cell(&summary, 0)))
+        };
+        let all = [
+            shown("p50", |latencies| latencies.p50_us),
+            shown("p99", |latencies| latencies.p99_us),
+            shown("p99.9", |latencies| latencies.p999_us),
+        ];
+        all.into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
 
     fn comparison_table(&self) -> String {
@@ -201,6 +216,8 @@ mod tests {
     fn report() -> Report {
         let mut report = Report::new(Machine::read(), Vec::new(), &Selection::of(&[]));
         report.samples = samples();
+        let latencies = Latencies { p50_us: 20.0, p99_us: 30.0, p999_us: 40.0 };
+        report.direct = vec![Direct { round: 1, protocol: Protocol::Http1, latencies }];
         report.comparisons = vec![Comparison { variant: Variant::AccessLog, cpu_ratios: vec![1.01, 1.02, 1.03] }];
         report
     }
@@ -210,6 +227,7 @@ mod tests {
         let tables = report().tables();
         assert!(tables.contains("| requests/s at saturation | 39,216 (38,835–39,604) |"), "{tables}");
         assert!(tables.contains("| CPU per request, times ours | 1.00 (1.00–1.00) | 1.98 ("), "{tables}");
+        assert!(tables.contains("Without a proxy: p50 20 (20–20) µs, p99 30 (30–30) µs, p99.9"), "{tables}");
         assert!(tables.contains("| access log of every request | 1.020 (1.010–1.030) | 3 |"), "{tables}");
     }
 
@@ -246,6 +264,7 @@ mod tests {
         let json: serde_json::Value = serde_json::from_str(&report().json().unwrap()).unwrap();
         assert_eq!(json["samples"].as_array().unwrap().len(), samples().len());
         assert_eq!(json["samples"][0]["contender"], "fusebox");
+        assert_eq!((&json["direct"][0]["protocol"], &json["direct"][0]["p50_us"]), (&"http1".into(), &20.0.into()));
         assert!(json["samples"][0]["cpu_seconds_per_100k"].is_f64());
     }
 }
