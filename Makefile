@@ -95,6 +95,7 @@ deps-check: ## Who must not know whom (ARCHITECTURE.md, Invariants)
 	$(call forbid,fusebox-compiler,kube-client|kube-runtime|tokio|tokio-.*|hyper)
 	$(call forbid,fusebox-operator,fusebox-proxy|fusebox-testkit|fusebox-cli)
 	$(call forbid,fusebox-cli,fusebox-operator|fusebox-testkit)
+	$(call forbid,fusebox-bench,kube|fusebox-(api|policy|compiler|operator|proxy|cli|testkit))
 
 .PHONY: crds-check
 crds-check: ## Fail when crds/ is not what the types say
