@@ -448,7 +448,7 @@ pub struct Open {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Recovery {
-    /// The share of traffic let in grows from little to all over this time, in milliseconds; 0 is all at once.
+    /// The share of traffic let in grows from a tenth to all over this time, in milliseconds; 0 is all at once.
     pub ramp_ms: u64,
 }
 

@@ -133,8 +133,21 @@ fn a_success_at_the_end_of_a_bucket_is_in_the_window() {
         call(&shared, Outcome::Success, next_bucket);
         thread.join().unwrap();
         assert_eq!(shared.statistics(next_bucket).requests, 2);
+        assert!(shared.statistics(now + Duration::from_millis(10)).requests >= 1, "both are in the first bucket");
         let gone = now + Duration::from_millis(11);
         assert_eq!(shared.statistics(gone).requests, 0);
+    });
+}
+
+#[test]
+fn a_success_after_the_end_of_a_bucket_is_not_in_it() {
+    in_every_order(|now| {
+        let shared = breaker(failure_rate(50, 2, 10), now);
+        let (other, next_bucket) = (Arc::clone(&shared), now + Duration::from_millis(1));
+        let thread = on_stripe(1, move || call(&other, Outcome::Success, next_bucket));
+        call(&shared, Outcome::Success, next_bucket);
+        thread.join().unwrap();
+        assert_eq!(shared.statistics(now + Duration::from_millis(10)).requests, 2, "the first bucket has left");
     });
 }
 

@@ -129,6 +129,42 @@ fn successes_that_took_no_lock_are_shown() {
 }
 
 #[test]
+fn numbers_are_exact_whatever_threads_do_and_whoever_looks() {
+    let window = RateWindow::Time(60_000);
+    let trip = Trip {
+        failure_rate: Some(FailureRate { percent: 100, window, min_requests: 1_000_000 }),
+        slow_call_rate: Some(SlowCallRate { percent: 100, slower_than_ms: 9, window, min_requests: 1_000_000 }),
+        ..Trip::default()
+    };
+    let breaker = shared(&tripping_by(trip));
+    let (failures, slow) = (AtomicU64::new(0), AtomicU64::new(0));
+    thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (breaker, failures, slow) = (&breaker, &failures, &slow);
+            scope.spawn(move || {
+                for request in 0..REQUESTS_PER_THREAD {
+                    let dice = dice(request * THREADS + thread);
+                    let outcome = if dice < 3 { Outcome::Failure } else { Outcome::Success };
+                    let took_ms = if dice > 250 { 9 } else { 8 };
+                    failures.fetch_add(u64::from(dice < 3), Ordering::Relaxed);
+                    slow.fetch_add(u64::from(dice > 250), Ordering::Relaxed);
+                    let ended = Ended::after(Duration::from_millis(took_ms), outcome);
+                    assert_eq!(breaker.settle(permit(breaker, request).unwrap(), ended, at(request)), None);
+                    if dice == 100 {
+                        let _ = breaker.statistics(at(request));
+                    }
+                }
+            });
+        }
+    });
+    let shown = breaker.statistics(at(0));
+    let all = THREADS * REQUESTS_PER_THREAD;
+    assert_eq!(shown.requests, all);
+    assert_eq!(shown.failure_ratio, Some(failures.into_inner() as f64 / all as f64));
+    assert_eq!(shown.slow_ratio, Some(slow.into_inner() as f64 / all as f64));
+}
+
+#[test]
 fn dropped_permit_frees_the_probe_slot() {
     let breaker = shared(&parameters());
     for _ in 0..3 {
