@@ -189,11 +189,12 @@ fn time_given(breakers: Vec<Arc<SharedBreaker>>) -> impl Fn() {
 
 fn some_fail(breakers: Vec<Arc<SharedBreaker>>) -> impl Fn() {
     move || {
-        let now = Instant::now();
-        for (number, breaker) in (0..REQUESTS).zip(breakers.iter().cycle()) {
-            let fails = number % REQUESTS_PER_FAILURE == 0;
-            let outcome = if fails { Outcome::Failure } else { Outcome::Success };
-            request(breaker, outcome, black_box(now), || black_box(now));
+        for breaker in breakers.iter().cycle().take((REQUESTS / REQUESTS_PER_FAILURE) as usize) {
+            let now = Instant::now();
+            request(breaker, Outcome::Failure, black_box(now), || black_box(now));
+            for _ in 1..REQUESTS_PER_FAILURE {
+                request(breaker, Outcome::Success, black_box(now), || black_box(now));
+            }
         }
     }
 }

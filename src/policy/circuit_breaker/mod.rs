@@ -34,8 +34,9 @@ pub use statistics::Statistics;
 pub use transition::{Transition, TransitionCounts, TransitionReason};
 pub use window::{DEFAULT_WINDOW, WINDOW_BUCKETS};
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests;
 
-#[cfg(all(test, loom))]
+#[cfg(test)]
+#[cfg(loom)]
 mod interleavings;
