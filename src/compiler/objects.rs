@@ -5,6 +5,7 @@
 
 use fusebox_api::names::{FIELD_MANAGER, GROUP};
 use fusebox_policy::config::{PolicyId, WorkloadId};
+use fusebox_policy::seal;
 use serde_json::{Value, json};
 
 use crate::monitoring::{self, MonitoringOptions};
@@ -88,6 +89,6 @@ fn config_map(id: &WorkloadId, plan: &WorkloadPlan) -> Result<Value, ObjectError
                 format!("{GROUP}/workload"): format!("{}/{}", id.kind, id.name),
             },
         },
-        "data": { CONFIG_KEY: yaml },
+        "data": { CONFIG_KEY: seal::seal(&yaml) },
     }))
 }

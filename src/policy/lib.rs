@@ -8,4 +8,5 @@ pub mod config;
 pub mod matching;
 pub mod metrics;
 pub mod report;
+pub mod seal;
 pub mod stream;

@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use fusebox_policy::config::ProxyConfig;
+use fusebox_policy::seal;
 use fusebox_policy::stream::MAX_LINE_DOWN;
 
 /// The longest configuration file, in bytes: as much as the control stream carries.
@@ -22,6 +23,9 @@ pub(crate) enum BootstrapError {
     /// It is longer than the bound.
     #[error("configuration file is longer than {MAX_CONFIG_BYTES} bytes")]
     TooLong,
+    /// Its first line vouches for something else.
+    #[error("configuration file: {0}")]
+    Broken(#[from] seal::Broken),
     /// It is no configuration, for instance because it was torn.
     #[error("configuration file is not a proxy configuration: {0}")]
     Malformed(serde_yaml::Error),
@@ -39,7 +43,8 @@ pub(crate) fn read_config(path: &Path) -> Result<Option<ProxyConfig>, BootstrapE
     if bytes.len() as u64 > MAX_CONFIG_BYTES {
         return Err(BootstrapError::TooLong);
     }
-    serde_yaml::from_slice(&bytes).map(Some).map_err(BootstrapError::Malformed)
+    let text = seal::unseal(&bytes)?;
+    serde_yaml::from_slice(text).map(Some).map_err(BootstrapError::Malformed)
 }
 
 #[cfg(test)]
@@ -63,6 +68,20 @@ mod tests {
         for end in [0, text.len() / 2] {
             std::fs::write(&path, &text[..end]).unwrap();
             assert!(matches!(read_config(&path), Err(BootstrapError::Malformed(_))), "torn at {end}");
+        }
+    }
+
+    #[test]
+    fn a_sealed_file_is_never_taken_for_less_than_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config.yaml");
+        let workload = WorkloadId { namespace: "shop".into(), kind: "Deployment".into(), name: "web".into() };
+        let text = seal::seal(&serde_yaml::to_string(&ProxyConfig::empty(workload)).unwrap());
+        std::fs::write(&path, &text).unwrap();
+        assert_eq!(read_config(&path).unwrap().unwrap().workload.name, "web");
+        for end in 0..text.len() {
+            std::fs::write(&path, &text[..end]).unwrap();
+            assert!(read_config(&path).is_err(), "torn at {end}");
         }
     }
 }

@@ -116,3 +116,46 @@ impl Watchlist {
         self.breakers.lock().len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use fusebox_policy::circuit_breaker::{Decision, Outcome};
+
+    use super::*;
+    use crate::enforcer::Enforcer;
+    use crate::snapshot::Topology;
+    use crate::tests::support::config;
+
+    fn trip(enforcer: &Enforcer, tracked: &Arc<Tracked>, now: Instant) {
+        for _ in 0..3 {
+            let Decision::Admitted(permit) = tracked.breaker.admit(now).decision else { panic!("refused while closed") };
+            if let Some(transition) = tracked.breaker.settle(permit, Outcome::Failure, now) {
+                enforcer.transitioned(tracked, &transition);
+            }
+        }
+    }
+
+    #[test]
+    fn only_breakers_that_are_not_closed_are_looked_after_and_gone_ones_are_forgotten() {
+        let enforcer = Enforcer::new(Topology::default()).unwrap();
+        let settings = config("127.0.0.1:1".parse().unwrap());
+        enforcer.apply(&settings, "1").unwrap();
+        let own = || Arc::clone(&enforcer.snapshot().breakers.values().next().unwrap().own);
+        let now = Instant::now();
+        enforcer.advance(now);
+        assert_eq!(enforcer.watched(), 0);
+        trip(&enforcer, &own(), now);
+        enforcer.advance(now);
+        assert_eq!(enforcer.watched(), 1);
+        enforcer.advance(now + Duration::from_secs(61));
+        assert_eq!(own().breaker.statistics(now).state, BreakerState::HalfOpen);
+
+        let mut without = settings;
+        without.outbound.clear();
+        enforcer.apply(&without, "2").unwrap();
+        enforcer.advance(now + Duration::from_secs(62));
+        assert_eq!(enforcer.watched(), 0);
+    }
+}

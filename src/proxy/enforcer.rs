@@ -244,6 +244,12 @@ impl Enforcer {
         }
     }
 
+    /// How many breakers are looked after.
+    #[cfg(test)]
+    pub(crate) fn watched(&self) -> usize {
+        self.watchlist.len()
+    }
+
     /// Maps monotonic moments to Unix time.
     pub(crate) fn clock(&self) -> &Clock {
         &self.clock

@@ -10,6 +10,7 @@ pub(crate) mod normalize;
 pub(crate) mod problem;
 pub(crate) mod request_body;
 pub(crate) mod response_body;
+mod retry_after;
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -20,7 +21,7 @@ use fusebox_policy::circuit_breaker::Refusal;
 use fusebox_policy::config::ForcedState;
 use fusebox_policy::report::BreakerState;
 use http::header::{self, HeaderValue};
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use tokio::time::Sleep;
@@ -71,9 +72,10 @@ pub(crate) async fn handle(
             Ok(problem::no_address(place(&rule)))
         }
         Gate::Refuse(refusal) => {
-            rule.series.record(Ending::Refused, StatusCode::SERVICE_UNAVAILABLE.as_u16(), Duration::ZERO);
+            let response = refuse(&rule, &refusal, request.method());
+            rule.series.record(Ending::Refused, response.status().as_u16(), Duration::ZERO);
             discard(request);
-            Ok(refuse(&rule, &refusal))
+            Ok(response)
         }
     }
 }
@@ -124,7 +126,7 @@ async fn forward(mut exchange: Exchange, request: Request<Incoming>, started: In
             failed(exchange, Ending::Reset, client.as_deref())
         }
         Some(Ok((mut response, lease))) => {
-            exchange.head(response.status().as_u16());
+            exchange.head(response.status().as_u16(), response.headers());
             normalize::response(&mut response);
             response.map(|body| ResponseBody::Upstream(Passage::new(body, exchange, (lease, client), deadline)))
         }
@@ -166,9 +168,12 @@ fn failed(exchange: Exchange, ending: Ending, client: Option<&ClientBody>) -> Re
     response
 }
 
-fn refuse(rule: &Rule, refusal: &Refusal) -> Response<ResponseBody> {
+fn refuse(rule: &Rule, refusal: &Refusal, method: &Method) -> Response<ResponseBody> {
     let Some(guard) = &rule.guard else { return problem::reset(place(rule)) };
     let (state, header) = refusal_words(guard, refusal);
+    if let Some(fallback) = &guard.fallback {
+        return fallback.answer(method, header).map(ResponseBody::Local);
+    }
     problem::refused(place(rule), state, header, refusal.retry_after)
 }
 
@@ -176,7 +181,8 @@ fn refusal_words<'a>(guard: &'a Guard, refusal: &Refusal) -> (&'static str, &'a 
     match (refusal.forced, refusal.state) {
         (Some(ForcedState::ForcedOpen | ForcedState::ForcedClosed), _) => ("forced-open", &guard.refusal.forced),
         (None, BreakerState::HalfOpen) => ("half-open", &guard.refusal.half_open),
-        (None, BreakerState::Open | BreakerState::Closed) => ("open", &guard.refusal.open),
+        (None, BreakerState::Open) => ("open", &guard.refusal.open),
+        (None, BreakerState::Closed) => ("recovering", &guard.refusal.recovering),
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod build;
 mod check;
+mod fallback;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use fusebox_policy::config::{BreakerKey, BreakerParameters, Mode, Override, Poli
 use fusebox_policy::matching::RequestMatcher;
 use http::header::{self, HeaderMap, HeaderValue};
 
+use self::fallback::Fallback;
 use crate::breakers::{Maker, Tracked};
 use crate::config_error::ConfigError;
 use crate::endpoints::Group;
@@ -109,6 +111,10 @@ pub(crate) struct Guard {
     pub(crate) failures: FailureClassifier,
     /// Whether the breaker's refusals are carried out.
     pub(crate) mode: Mode,
+    /// Whether an upstream's Retry-After lengthens the open time.
+    pub(crate) honors_retry_after: bool,
+    /// What refused requests get instead of a problem document.
+    pub(crate) fallback: Option<Fallback>,
     /// `namespace/name` of the policy.
     pub(crate) policy: String,
     /// The header of refusals, by what refused.
@@ -122,6 +128,8 @@ pub(crate) struct RefusalHeaders {
     pub(crate) open: HeaderValue,
     /// While half-open, when all probes are out.
     pub(crate) half_open: HeaderValue,
+    /// While closed again, when traffic comes back little by little.
+    pub(crate) recovering: HeaderValue,
     /// While forced open.
     pub(crate) forced: HeaderValue,
 }

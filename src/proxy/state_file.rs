@@ -255,3 +255,103 @@ fn age(written_unix_ms: i64, unix_ms: i64) -> Result<Duration, StateFileError> {
 fn hash(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fusebox_policy::config::{HalfOpen, Open, PolicyId, Recovery, Side, TargetId, Trip};
+
+    const WRITTEN: i64 = 1_700_000_000_000;
+
+    fn parameters() -> BreakerParameters {
+        BreakerParameters {
+            trip: Trip { consecutive_failures: Some(3), ..Trip::default() },
+            open: Open {
+                base_duration_ms: 30_000,
+                max_duration_ms: 60_000,
+                jitter_percent: 0,
+                honor_retry_after: false,
+            },
+            half_open: HalfOpen {
+                max_probes: 1,
+                success_threshold: 1,
+                probe_timeout_ms: 1_000,
+                max_duration_ms: 1_000,
+            },
+            recovery: Recovery::default(),
+        }
+    }
+
+    fn entry(rule: &str) -> Entry {
+        let id = |name: &str| PolicyId { namespace: "shop".into(), name: name.into() };
+        let target =
+            TargetId { kind: "Service".into(), namespace: "shop".into(), name: "pay".into(), section: String::new() };
+        let settings = Settings::try_from(&parameters()).unwrap();
+        let now = Instant::now();
+        Entry {
+            key: BreakerKey {
+                policy: id("pay"),
+                target,
+                side: Side::Client,
+                port: 80,
+                rule: rule.into(),
+                endpoint: String::new(),
+            },
+            parameters: fingerprint(&parameters()),
+            snapshot: SharedBreaker::new(settings, 1, now).snapshot(now),
+        }
+    }
+
+    fn parse(bytes: &[u8], unix_ms: i64) -> Result<Saved, &'static str> {
+        Saved::parse(bytes, unix_ms, Instant::now()).map_err(|error| error.reason())
+    }
+
+    #[test]
+    fn a_file_torn_anywhere_or_with_any_byte_changed_is_refused() {
+        let good = encode(&[entry("a"), entry("b")], WRITTEN).unwrap();
+        assert_eq!(parse(&good, WRITTEN).map(|saved| saved.len()), Ok(2));
+        for end in 0..good.len() {
+            assert!(parse(&good[..end], WRITTEN).is_err(), "torn at {end}");
+        }
+        // The time is what the first line says of itself; everything else vouches for the rest.
+        let time = good.windows(13).position(|part| part == WRITTEN.to_string().as_bytes()).unwrap();
+        for index in (0..good.len()).filter(|index| !(time..time + 13).contains(index)) {
+            let mut bad = good.clone();
+            bad[index] ^= 1;
+            assert!(parse(&bad, WRITTEN).is_err(), "byte {index} changed");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_a_little_is_borne_and_more_is_not() {
+        let good = encode(&[entry("a")], WRITTEN).unwrap();
+        for (now, expected) in [
+            (WRITTEN - 5_000, None),
+            (WRITTEN - 5_001, Some("future")),
+            (WRITTEN + 86_400_000, None),
+            (WRITTEN + 86_400_001, Some("too_old")),
+        ] {
+            assert_eq!(parse(&good, now).err(), expected, "{now}");
+        }
+    }
+
+    #[test]
+    fn what_waits_for_its_owner_is_forgotten_when_it_came_and_after_a_time() {
+        let good = encode(&[entry("a"), entry("b")], WRITTEN).unwrap();
+        let mut saved = parse(&good, WRITTEN).unwrap();
+        let now = Instant::now();
+        saved.forget(|key| key.rule == "a", now);
+        assert_eq!(saved.len(), 1);
+        saved.forget(|_| false, now + WAIT_FOR_OWNER);
+        assert!(saved.is_empty());
+    }
+
+    #[test]
+    fn a_file_never_grows_over_its_bound() {
+        let long = "x".repeat(1 << 20);
+        let entries: Vec<_> = (0..20).map(|_| entry(&long)).collect();
+        let bytes = encode(&entries, WRITTEN).unwrap();
+        assert!(bytes.len() <= MAX_STATE_BYTES);
+        assert!(parse(&bytes, WRITTEN).is_ok());
+    }
+}

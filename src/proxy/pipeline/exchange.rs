@@ -4,13 +4,15 @@
 //! which says nothing about the upstream.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use fusebox_policy::circuit_breaker::{Answer, Ended, Outcome};
 use fusebox_policy::config::{FailureCondition, Mode};
+use http::HeaderMap;
 
 use super::gate::Pass;
 use super::request_body::ClientBody;
+use super::retry_after;
 use crate::endpoints::Member;
 use crate::enforcer::Enforcer;
 use crate::series::Ending;
@@ -26,6 +28,8 @@ pub(crate) struct Exchange {
     status: u16,
     /// From its start to the answer's head; none before that.
     head_took: Option<Duration>,
+    /// When the upstream asked to be called again, where the policy honours that.
+    retry_after: Option<Duration>,
     finished: bool,
 }
 
@@ -40,7 +44,7 @@ impl Ending {
 impl Exchange {
     /// Begins at `started`, when the request's head had arrived.
     pub(crate) fn begin(enforcer: Arc<Enforcer>, rule: Arc<Rule>, pass: Pass, started: Instant) -> Self {
-        Self { enforcer, rule, pass, started, status: 0, head_took: None, finished: false }
+        Self { enforcer, rule, pass, started, status: 0, head_took: None, retry_after: None, finished: false }
     }
 
     /// The rule it goes by.
@@ -54,8 +58,11 @@ impl Exchange {
     }
 
     /// The upstream's head arrived. A status that is a failure decides at once: nothing that follows can change it.
-    pub(crate) fn head(&mut self, status: u16) {
+    pub(crate) fn head(&mut self, status: u16, headers: &HeaderMap) {
         self.status = status;
+        if self.rule.guard.as_ref().is_some_and(|guard| guard.honors_retry_after) {
+            self.retry_after = retry_after::wait(headers, SystemTime::now());
+        }
         let now = Instant::now();
         self.head_took = Some(now.saturating_duration_since(self.started));
         let failed = self.rule.guard.as_ref().is_some_and(|guard| guard.failures.is_failure_status(status));
@@ -110,7 +117,8 @@ impl Exchange {
         let Some(permit) = self.pass.permit.take() else { return };
         let Some(tracked) = self.pass.tracked(&self.rule) else { return };
         let took = self.head_took.unwrap_or_else(|| now.saturating_duration_since(self.started));
-        if let Some(transition) = tracked.breaker.settle(permit, Ended::after(took, outcome), now) {
+        let ended = Ended { outcome, took, retry_after: self.retry_after };
+        if let Some(transition) = tracked.breaker.settle(permit, ended, now) {
             self.enforcer.transitioned(tracked, &transition);
         }
     }

@@ -12,6 +12,7 @@ use fusebox_policy::config::{
 use fusebox_policy::matching::RequestMatcher;
 use http::HeaderValue;
 
+use super::fallback::Fallback;
 use super::{Destination, Guard, Installed, RefusalHeaders, Route, Rule, Snapshot, Surroundings, check};
 use crate::breakers::Tracked;
 use crate::config_error::ConfigError;
@@ -198,11 +199,11 @@ impl Builder<'_> {
         policy: &CircuitBreaker,
         upstream: (&Arc<[Arc<Pool>]>, &Arc<str>),
     ) -> Result<Vec<Arc<Rule>>, ConfigError> {
-        let field = format!("{}.circuitBreaker", plan.field);
-        check::policy(&field, policy, plan.side)?;
+        let policy_field = format!("{}.circuitBreaker", plan.field);
+        check::policy(&policy_field, policy, plan.side)?;
         let mut rules = Vec::with_capacity(policy.rules.len());
         for (index, rule) in policy.rules.iter().enumerate() {
-            let field = format!("{field}.rules[{index}]");
+            let field = format!("{policy_field}.rules[{index}]");
             let installed = self.install(&field, policy, (plan, rule))?;
             let (pools, target) = upstream;
             rules.push(Arc::new(Rule {
@@ -211,7 +212,7 @@ impl Builder<'_> {
                 pools: Arc::clone(pools),
                 target: Arc::clone(target),
                 series: Arc::clone(&installed.own.series),
-                guard: Some(guard(&field, policy, rule, &installed)?),
+                guard: Some(guard((&policy_field, &field), policy, rule, &installed)?),
             }));
         }
         Ok(rules)
@@ -284,26 +285,31 @@ fn matcher(field: &str, rule: &BreakerRule) -> Result<Option<RequestMatcher>, Co
 }
 
 fn guard(
-    field: &str,
+    fields: (&str, &str),
     policy: &CircuitBreaker,
     rule: &BreakerRule,
     installed: &Installed,
 ) -> Result<Guard, ConfigError> {
+    let (policy_field, field) = fields;
     let failures = FailureClassifier::try_from(&rule.failure_on)
         .map_err(|error| ConfigError::new(format!("{field}.{}", error.field()), error))?;
     let name = format!("{}/{}", policy.policy.namespace, policy.policy.name);
+    let at = |name: &str| format!("{policy_field}.{name}");
     let header = |state: &str| {
         HeaderValue::try_from(format!("{name}; state={state}"))
-            .map_err(|_| ConfigError::text(&format!("{field}.policy"), "has characters that can't stand in a header"))
+            .map_err(|_| ConfigError::text(&at("policy"), "has characters that can't stand in a header"))
     };
     Ok(Guard {
         own: Arc::clone(&installed.own),
         endpoints: installed.endpoints.as_ref().map(|(group, _)| Arc::clone(group)),
         failures,
         mode: policy.mode,
+        honors_retry_after: rule.breaker.open.honor_retry_after,
+        fallback: policy.fallback.as_ref().map(|answer| Fallback::build(&at("fallback"), answer)).transpose()?,
         refusal: RefusalHeaders {
             open: header("open")?,
             half_open: header("half-open")?,
+            recovering: header("recovering")?,
             forced: header("forced-open")?,
         },
         policy: name,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use fusebox_policy::circuit_breaker::{Snapshot, WindowSnapshot};
 use fusebox_policy::report::BreakerState;
+use tokio::sync::watch;
 
 use super::{Entry, encode, fingerprint, write};
 use crate::clock;
@@ -29,17 +30,20 @@ pub(crate) struct Keeper {
     health: Arc<Health>,
     /// What was wrong with the file at the start; empty when nothing was.
     note: String,
+    /// Taken before anything can change.
+    changes: watch::Receiver<u64>,
 }
 
 impl Keeper {
     /// Keeps `path`. `note` stays to be seen when the file is good again.
     pub(crate) fn new(path: PathBuf, enforcer: &Arc<Enforcer>, health: &Arc<Health>, note: String) -> Self {
-        Self { path, enforcer: Arc::clone(enforcer), health: Arc::clone(health), note }
+        let changes = enforcer.changes();
+        Self { path, enforcer: Arc::clone(enforcer), health: Arc::clone(health), note, changes }
     }
 
     /// Writes after each change, and now and then, until it is dropped.
     pub(crate) async fn run(self) {
-        let mut changes = self.enforcer.changes();
+        let mut changes = self.changes.clone();
         loop {
             // An error means that the enforcer is gone, which this task would not outlive.
             let _ = tokio::time::timeout(MAX_INTERVAL, changes.changed()).await;

@@ -1,46 +1,151 @@
-//! The binary itself: signals and exit codes, which no embedder sees.
+//! The binary itself: signals, exit codes and what survives it, which no embedder sees.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-/// How long any read in this test may take.
+/// How long anything in these tests may take.
 const DEADLINE: Duration = Duration::from_secs(20);
+
+/// One policy on shop/payments:80 that three failures in a row trip for a minute.
+const CONFIG: &str = r#"{
+  "format": 1,
+  "workload": {"namespace": "shop", "kind": "Deployment", "name": "web"},
+  "outbound": [{
+    "service": {"namespace": "shop", "name": "payments"}, "port": 80, "addresses": ["127.0.0.1:1"],
+    "circuitBreaker": {
+      "policy": {"namespace": "shop", "name": "pay"},
+      "target": {"kind": "Service", "namespace": "shop", "name": "payments"},
+      "side": "Client",
+      "rules": [{
+        "failureOn": {"httpStatus": [{"from": 500, "to": 599}]},
+        "breaker": {
+          "trip": {"consecutiveFailures": 3},
+          "open": {"baseDurationMs": 60000, "maxDurationMs": 60000, "jitterPercent": 0},
+          "halfOpen": {"maxProbes": 1, "successThreshold": 1, "probeTimeoutMs": 1000, "maxDurationMs": 1000}
+        }
+      }]
+    }
+  }]
+}"#;
+
+/// A proxy's process with one listener, to shop/payments:80; killed when it is dropped.
+struct Running {
+    child: Child,
+    address: String,
+    /// Held open, or the proxy could not write its log any more.
+    _log: Lines<BufReader<ChildStderr>>,
+}
+
+impl Running {
+    fn start(upstream: &TcpListener, more: &[&str]) -> Result<Self> {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_fusebox-proxy"))
+            .args(["--admin", "127.0.0.1:0", "--outbound", "127.0.0.1:0=shop/payments:80"])
+            .args(["--upstream", &format!("shop/payments={}", upstream.local_addr()?)])
+            .args(more)
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let mut log = BufReader::new(child.stderr.take().context("the log")?).lines();
+        let address = loop {
+            let line: serde_json::Value = serde_json::from_str(&log.next().context("a listening line")??)?;
+            if line["message"] == "listening" && line["kind"] == "outbound" {
+                break line["address"].as_str().context("an address")?.to_owned();
+            }
+        };
+        Ok(Self { child, address, _log: log })
+    }
+
+    fn connect(&self) -> Result<TcpStream> {
+        let client = TcpStream::connect(&self.address)?;
+        client.set_read_timeout(Some(DEADLINE))?;
+        Ok(client)
+    }
+
+    /// One request on a connection of its own, and all that comes back.
+    fn get(&self) -> Result<String> {
+        let mut client = self.connect()?;
+        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        client.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
 
 #[test]
 fn a_request_in_flight_survives_sigterm_and_the_exit_code_is_zero() -> Result<()> {
     let upstream = TcpListener::bind("127.0.0.1:0")?;
-    let mut proxy = Command::new(env!("CARGO_BIN_EXE_fusebox-proxy"))
-        .args(["--admin", "127.0.0.1:0", "--outbound", "127.0.0.1:0=shop/payments:80"])
-        .args(["--upstream", &format!("shop/payments={}", upstream.local_addr()?)])
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let log = BufReader::new(proxy.stderr.take().context("the log")?);
-    let mut lines = log.lines();
-    let address = loop {
-        let line: serde_json::Value = serde_json::from_str(&lines.next().context("a listening line")??)?;
-        if line["message"] == "listening" && line["kind"] == "outbound" {
-            break line["address"].as_str().context("an address")?.to_owned();
-        }
-    };
-
-    let mut client = TcpStream::connect(&address)?;
-    client.set_read_timeout(Some(DEADLINE))?;
+    let mut proxy = Running::start(&upstream, &[])?;
+    let mut client = proxy.connect()?;
     client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")?;
     let (mut served, _) = upstream.accept()?;
     served.set_read_timeout(Some(DEADLINE))?;
     ensure!(served.read(&mut [0; 1024])? > 0, "the upstream got the request");
 
-    let terminated = Command::new("kill").args(["-TERM", &proxy.id().to_string()]).status()?;
+    let terminated = Command::new("kill").args(["-TERM", &proxy.child.id().to_string()]).status()?;
     ensure!(terminated.success(), "the signal was sent");
-    while TcpStream::connect(&address).is_ok() {}
+    while TcpStream::connect(&proxy.address).is_ok() {}
     served.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone")?;
     let mut answer = String::new();
     client.read_to_string(&mut answer)?;
     ensure!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("done"), "{answer}");
-    ensure!(proxy.wait()?.code() == Some(0), "the exit code is 0");
+    ensure!(proxy.child.wait()?.code() == Some(0), "the exit code is 0");
+    Ok(())
+}
+
+#[test]
+fn a_proxy_that_is_killed_comes_back_with_its_breaker_open() -> Result<()> {
+    let upstream = TcpListener::bind("127.0.0.1:0")?;
+    let directory = tempfile::tempdir()?;
+    let (config, state) = (directory.path().join("config.yaml"), directory.path().join("state"));
+    std::fs::write(&config, CONFIG)?;
+    let (config, state_path) = (config.display().to_string(), state.display().to_string());
+    let arguments = ["--config", &config, "--state-file", &state_path];
+    let mut proxy = Running::start(&upstream, &arguments)?;
+    let failing = std::thread::spawn(move || fail(&upstream, 3).map(|()| upstream));
+    for _ in 0..3 {
+        ensure!(proxy.get()?.starts_with("HTTP/1.1 503"), "the upstream's failure");
+    }
+    let upstream = failing.join().map_err(|_| anyhow::anyhow!("the upstream panicked"))??;
+    until_open(&state)?;
+    proxy.child.kill()?;
+    proxy.child.wait()?;
+
+    let proxy = Running::start(&upstream, &arguments)?;
+    let refused = proxy.get()?;
+    ensure!(refused.contains("fusebox-policy: shop/pay; state=open"), "{refused}");
+    let seconds = refused.lines().find_map(|line| line.strip_prefix("retry-after: ")).context("a time")?;
+    ensure!((1..=60).contains(&seconds.parse::<u64>()?), "{seconds}");
+    Ok(())
+}
+
+/// Answers so many connections with 503.
+fn fail(upstream: &TcpListener, count: usize) -> Result<()> {
+    for _ in 0..count {
+        let (mut served, _) = upstream.accept()?;
+        served.set_read_timeout(Some(DEADLINE))?;
+        ensure!(served.read(&mut [0; 1024])? > 0, "a request");
+        served.write_all(b"HTTP/1.1 503 Told\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")?;
+    }
+    Ok(())
+}
+
+fn until_open(state: &Path) -> Result<()> {
+    let started = Instant::now();
+    while !std::fs::read_to_string(state).is_ok_and(|text| text.contains(r#""state":"Open""#)) {
+        ensure!(started.elapsed() < DEADLINE, "the open breaker is in the file");
+        std::thread::yield_now();
+    }
     Ok(())
 }

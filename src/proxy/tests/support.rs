@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,6 +38,7 @@ struct Counts {
     requests: AtomicUsize,
     aborted: AtomicUsize,
     sent: AtomicUsize,
+    sick: AtomicBool,
 }
 
 pub(crate) struct Answer {
@@ -75,6 +76,11 @@ impl Upstream {
         Self { address, counts }
     }
 
+    /// While it is sick it answers everything with 503.
+    pub(crate) fn set_sick(&self, sick: bool) {
+        self.counts.sick.store(sick, Ordering::SeqCst);
+    }
+
     pub(crate) fn connections(&self) -> usize {
         self.counts.connections.load(Ordering::SeqCst)
     }
@@ -102,7 +108,9 @@ async fn converse(stream: TcpStream, counts: Arc<Counts>) {
         let path = head.split(' ').nth(1).unwrap_or("/").to_owned();
         let (verb, argument) =
             path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), ""));
+        let (verb, argument) = if counts.sick.load(Ordering::SeqCst) { ("status", "503") } else { (verb, argument) };
         let answer = match verb {
+            "retry" => reply("503", &format!("retry-after: {argument}\r\n"), b""),
             "status" => reply(argument, "", b"told"),
             "echo" => reply("200", "", &body),
             "head" => reply("200", "", head.as_bytes()),
