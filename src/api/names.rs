@@ -27,3 +27,7 @@ pub const SIDECAR_INJECTED: &str = "injected";
 /// The annotation on a namespace that lists, comma separated, the namespaces whose policies its
 /// own callers obey. There is no wildcard.
 pub const CONSENT_ANNOTATION: &str = "fusebox.dev/accept-policies-from";
+
+/// The annotation on a Service that lists, comma separated, the numbers of those of its ports that are passed through as
+/// plain TCP, whatever their `appProtocol` says and whatever is spoken there.
+pub const OPAQUE_PORTS_ANNOTATION: &str = "fusebox.dev/opaque-ports";

@@ -13,6 +13,9 @@ use crate::common::TargetRef;
 /// At most this many entries stand in `status.targets`.
 pub const MAX_TARGETS: usize = 64;
 
+/// At most this many endpoints of a target are named.
+pub const MAX_OPEN_ENDPOINTS: usize = 16;
+
 /// What became of a policy.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -36,7 +39,7 @@ pub struct CircuitBreakerPolicyStatus {
     #[serde(default)]
     #[schemars(length(max = 64))]
     pub targets: Vec<TargetStatus>,
-    /// True where targets were left out.
+    /// True where targets or open endpoints were left out.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub truncated: bool,
 }
@@ -51,9 +54,9 @@ pub enum State {
     Closed,
     /// No breaker is open, and at least one lets only probes pass.
     HalfOpen,
-    /// Open on some of the reporting pods.
+    /// Open on some of the reporting pods or, with scope Endpoint, for some of the endpoints.
     PartiallyOpen,
-    /// Open on every reporting pod.
+    /// Open on every reporting pod and, with scope Endpoint, for every endpoint that was called.
     Open,
 }
 
@@ -64,10 +67,11 @@ pub struct Summary {
     /// The first target, and how many more there are.
     #[serde(default)]
     pub target: String,
-    /// Pods with an open breaker, of all pods that enforce the policy: 3/12.
+    /// Pods with an open breaker, of all pods that enforce the policy: 3/12. With scope Endpoint, endpoints with an open
+    /// breaker in any pod, of all that were called: 1/3 endpoints.
     #[serde(default)]
     pub open: String,
-    /// Failures among recent requests, in percent, mean over the pods that saw requests.
+    /// Failures among recent requests, in percent, mean over the breakers that saw requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure_percent: Option<i64>,
     /// How often breakers went from closed to open, since their pods started.
@@ -101,13 +105,19 @@ pub struct TargetStatus {
     /// Pods by state.
     #[serde(default)]
     pub pods: PodCounts,
-    /// Failures among recent requests, in percent, mean over the pods that saw requests.
+    /// Endpoints by state, with scope Endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoints: Option<EndpointCounts>,
+    /// Failures among recent requests, in percent, mean over the breakers that saw requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure_percent: Option<i64>,
+    /// Slow calls among recent requests, in percent, mean over the breakers that saw requests; set with slowCallRate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_percent: Option<i64>,
     /// How often breakers went from closed to open, since their pods started.
     #[serde(default)]
     pub trips: i64,
-    /// Why the breakers are in this state, such as ConsecutiveFailures.
+    /// Why the breakers are in this state, such as ConsecutiveFailures or SlowCallRate.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
     /// When a breaker last changed its state.
@@ -127,13 +137,41 @@ pub struct PodCounts {
     /// Pods whose breaker is closed.
     #[serde(default)]
     pub closed: i64,
-    /// Pods whose breaker is open.
+    /// Pods whose breaker is open; with scope Endpoint, open for every endpoint they called.
     #[serde(default)]
     pub open: i64,
     /// Pods whose breaker is half-open.
     #[serde(default)]
     pub half_open: i64,
+    /// Pods whose breakers are open for some endpoints, with scope Endpoint.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub partially_open: i64,
     /// Pods that report. The others are unknown.
     #[serde(default)]
     pub reporting: i64,
+}
+
+/// The endpoints of a target by the state of their breakers. One that never was called is not counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointCounts {
+    /// Endpoints that were called by any pod that reports.
+    #[serde(default)]
+    pub total: i64,
+    /// Those whose breaker is open in any pod.
+    #[serde(default)]
+    pub open: i64,
+    /// Those whose breaker is half-open in any pod, and open in none.
+    #[serde(default)]
+    pub half_open: i64,
+    /// The open ones as address and port, sorted, at most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub open_addresses: Vec<String>,
+}
+
+// The signature is serde's.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+const fn is_zero(number: &i64) -> bool {
+    *number == 0
 }

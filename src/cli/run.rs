@@ -89,11 +89,13 @@ fn imply_services(snapshot: &mut Snapshot, arguments: &RunArguments) {
             port,
             target: TargetPort::Number(port),
             protocol: Protocol::Tcp,
+            spoken: fusebox_policy::config::Protocol::Detect,
         });
         snapshot.services.push(Service {
-            id,
             kind: ServiceKind::ClusterIps(Vec::new()),
-            selector: BTreeMap::new(),
+            // Its upstreams stand for pods, so that scope Endpoint works as it would in a cluster.
+            selector: BTreeMap::from([("app".to_owned(), id.name.clone())]),
+            id,
             ports: ports.collect(),
         });
     }

@@ -5,6 +5,7 @@
 //! I/O and read no clock, so that everything it decides can be held in golden files.
 
 pub mod attachment;
+mod breaker_config;
 pub mod check;
 pub mod manifest;
 pub mod monitoring;

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
+use fusebox_api::circuit_breaker::Scope;
 use fusebox_api::common::{Mode, TargetRef};
 use fusebox_policy::config::{
     BreakerKey, ForcedState, PolicyId, PolicyVersion, ProxyConfig, ServiceId, Side, TargetId, WorkloadId,
@@ -53,6 +54,8 @@ pub struct PolicyPlan {
     pub side: Side,
     /// Whether it acts.
     pub mode: Mode,
+    /// What has a breaker.
+    pub scope: Scope,
     /// Its references in the order of the spec, each with its verdict.
     pub targets: Vec<TargetPlan>,
     /// The pods that enforce it, by uid.
@@ -144,6 +147,11 @@ pub enum Refusal {
     /// Side Server on a Service without pods of its own.
     #[error("Service {0} selects no pods of its own (it is an ExternalName or has no selector): use side Client")]
     NoSelector(Name),
+    /// Scope Endpoint on a Service without pods of its own.
+    #[error(
+        "Service {0} selects no pods of its own (it is an ExternalName or has no selector), so its endpoints are not known: use scope Service"
+    )]
+    NoEndpoints(Name),
     /// The reference repeats an earlier one.
     #[error("Service {0} is already named by targetRefs[{1}]: remove one of the two")]
     Duplicate(Name, usize),
@@ -274,7 +282,7 @@ impl Refusal {
             Self::UnsupportedProtocol { .. } => "UnsupportedProtocol",
             Self::CrossNamespaceServer(..) => "CrossNamespaceServer",
             Self::HeadlessService(_) => "HeadlessService",
-            Self::NoSelector(_) => "NoSelector",
+            Self::NoSelector(_) | Self::NoEndpoints(_) => "NoSelector",
             Self::Duplicate(..) | Self::Conflicted { .. } => "Conflicted",
             Self::InvalidSpec { .. } => "InvalidSpec",
         }

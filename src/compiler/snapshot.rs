@@ -5,11 +5,12 @@
 
 mod from_objects;
 mod pod_owner;
+mod spoken;
 
 use std::collections::BTreeMap;
 
 use fusebox_api::CircuitBreakerPolicySpec;
-use fusebox_policy::config::{PolicyId, ServiceId, WorkloadId};
+use fusebox_policy::config::{self, PolicyId, ServiceId, WorkloadId};
 use jiff::Timestamp;
 
 pub use pod_owner::workload_of;
@@ -85,6 +86,8 @@ pub struct ServicePort {
     pub target: TargetPort,
     /// Whether it is TCP.
     pub protocol: Protocol,
+    /// What is spoken there, as its `appProtocol` and the Service's opaque ports say.
+    pub spoken: config::Protocol,
 }
 
 /// A container port by number or name.

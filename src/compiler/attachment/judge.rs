@@ -5,14 +5,16 @@
 
 use std::collections::BTreeMap;
 
+use fusebox_api::CircuitBreakerPolicySpec;
+use fusebox_api::circuit_breaker::Scope;
 use fusebox_api::common::{Side, TargetRef};
 use fusebox_policy::config::{self, PolicyId, ServiceId, TargetId};
 use jiff::SignedDuration;
 
 use super::places::Seniority;
 use super::{Judged, JudgedTarget, Resolved};
+use crate::breaker_config;
 use crate::plan::{ForceVerdict, Name, Refusal, Verdict};
-use crate::proxy_config;
 use crate::snapshot::{CircuitBreaker, Protocol, Service, ServiceKind, ServicePort, Snapshot};
 
 /// How long after it is written an override may last.
@@ -39,7 +41,7 @@ pub(super) fn all(snapshot: &Snapshot) -> Vec<Judged<'_>> {
 
 impl<'a> Bench<'a> {
     fn judge(&self, source: &'a CircuitBreaker) -> Judged<'a> {
-        let (rules, invalid) = match proxy_config::breaker_rules(&source.spec) {
+        let (rules, invalid) = match breaker_config::breaker_rules(&source.spec) {
             Ok(rules) => (rules, None),
             Err(refusal) => (Vec::new(), Some(refusal)),
         };
@@ -64,7 +66,7 @@ impl<'a> Bench<'a> {
         }
         let service_id = ServiceId { namespace: id.namespace.clone(), name: id.name.clone() };
         let service = *self.services.get(&service_id).ok_or_else(|| Refusal::TargetNotFound(name_of(id)))?;
-        check_kind(service, source.spec.side)?;
+        check_kind(service, &source.spec)?;
         let ports = ports_of(service, &id.section)?;
         Ok(Resolved { service, ports, callers: self.callers(source, service) })
     }
@@ -100,7 +102,7 @@ fn refuse_equals(policies: &mut [Judged<'_>]) {
         for target in &mut policy.targets {
             let Some(resolved) = &target.resolved else { continue };
             let service = resolved.service.id.clone();
-            let side = proxy_config::side(policy.source.spec.side);
+            let side = breaker_config::side(policy.source.spec.side);
             let key = (name.namespace.clone(), side, service.clone(), target.id.section.clone());
             let winner = winners.entry(key).or_insert_with(|| name.clone());
             if *winner != name {
@@ -132,11 +134,13 @@ fn name_of(id: &TargetId) -> Name {
     Name { namespace: id.namespace.clone(), name: id.name.clone() }
 }
 
-fn check_kind(service: &Service, side: Side) -> Result<(), Refusal> {
-    match (side, &service.kind) {
-        (Side::Client, ServiceKind::Headless) => Err(Refusal::HeadlessService(Name::from(&service.id))),
-        (Side::Server, _) if service.selector.is_empty() => Err(Refusal::NoSelector(Name::from(&service.id))),
-        (Side::Client | Side::Server, _) => Ok(()),
+fn check_kind(service: &Service, spec: &CircuitBreakerPolicySpec) -> Result<(), Refusal> {
+    let name = || Name::from(&service.id);
+    match (spec.side, spec.scope, &service.kind) {
+        (Side::Client, _, ServiceKind::Headless) => Err(Refusal::HeadlessService(name())),
+        (Side::Client, Scope::Endpoint, _) if service.selector.is_empty() => Err(Refusal::NoEndpoints(name())),
+        (Side::Server, ..) if service.selector.is_empty() => Err(Refusal::NoSelector(name())),
+        (Side::Client | Side::Server, ..) => Ok(()),
     }
 }
 
@@ -169,6 +173,6 @@ fn force_verdict(source: &CircuitBreaker, snapshot: &Snapshot) -> ForceVerdict {
     } else if until > limit {
         ForceVerdict::TooFar { until, limit }
     } else {
-        ForceVerdict::Active { state: proxy_config::forced_state(force.state), until, reason: force.reason.clone() }
+        ForceVerdict::Active { state: breaker_config::forced_state(force.state), until, reason: force.reason.clone() }
     }
 }

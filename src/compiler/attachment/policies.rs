@@ -9,11 +9,11 @@ use fusebox_api::common::{Mode, Side};
 use fusebox_policy::config::{BreakerKey, PolicyId, PolicyVersion, WorkloadId};
 
 use super::{Attachments, Claim, Direction, Judged, JudgedTarget, Place, fleet};
+use crate::breaker_config;
 use crate::monitoring::AlertSubject;
 use crate::plan::{
     Attached, BoundPod, Cause, Name, Overruled, PolicyPlan, Readiness, Refusal, TargetPlan, Verdict, WorkloadPlan,
 };
-use crate::proxy_config;
 use crate::snapshot::Pod;
 
 /// The kind as it stands in acknowledgements.
@@ -79,8 +79,9 @@ impl Attachments<'_> {
         let targets = judged.targets.iter().enumerate().zip(&spec.target_refs);
         PolicyPlan {
             version: version(judged),
-            side: proxy_config::side(spec.side),
+            side: breaker_config::side(spec.side),
             mode: spec.mode,
+            scope: spec.scope,
             targets: targets
                 .map(|((position, target), reference)| {
                     let lost = standings.lost.get(&(index, position)).cloned().unwrap_or_default();
@@ -184,7 +185,7 @@ fn keys(judged: &Judged<'_>, target: &JudgedTarget<'_>, direction: &Direction) -
     let key = |rule: &fusebox_policy::config::BreakerRule| BreakerKey {
         policy: judged.source.id.clone(),
         target: target.id.clone(),
-        side: proxy_config::side(judged.source.spec.side),
+        side: breaker_config::side(judged.source.spec.side),
         port,
         rule: rule.name.clone(),
         endpoint: String::new(),

@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::schema::Schema;
 use super::{Found, Layer, Path, fields};
+use crate::breaker_config;
 use crate::plan::Refusal;
-use crate::proxy_config;
 use crate::yaml::Node;
 
 /// The kinds there are.
@@ -68,7 +68,7 @@ fn compiler(defaulted: &Value) -> Option<Found> {
         Ok(spec) => spec,
         Err(error) => return Some(Found::new(Layer::Compiler, Path::default().field("spec"), error.to_string())),
     };
-    match proxy_config::breaker_rules(&spec) {
+    match breaker_config::breaker_rules(&spec) {
         Err(Refusal::InvalidSpec { field, problem }) => Some(Found::new(Layer::Compiler, Path::parse(&field), problem)),
         Err(refusal) => Some(Found::new(Layer::Compiler, Path::default().field("spec"), refusal.to_string())),
         Ok(_) => None,

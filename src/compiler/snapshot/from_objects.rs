@@ -3,11 +3,11 @@
 //! It must read only the fields that decide something, so that a watch of metadata and a few
 //! fields suffices, and a change of anything else changes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fusebox_api::CircuitBreakerPolicy;
-use fusebox_api::names::{CONSENT_ANNOTATION, SIDECAR_INJECTED, SIDECAR_LABEL};
-use fusebox_policy::config::{PolicyId, ServiceId, WorkloadId};
+use fusebox_api::names::{CONSENT_ANNOTATION, OPAQUE_PORTS_ANNOTATION, SIDECAR_INJECTED, SIDECAR_LABEL};
+use fusebox_policy::config::{self, PolicyId, ServiceId, WorkloadId};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::spoken::spoken;
 use super::{
     CircuitBreaker, Namespace, Pod, Protocol, Service, ServiceKind, ServicePort, TargetPort, Workload, workload_of,
 };
@@ -44,11 +45,12 @@ impl From<&core::Service> for Service {
             ServiceKind::ExternalName(_) => BTreeMap::new(),
             ServiceKind::ClusterIps(_) | ServiceKind::Headless => spec.selector.unwrap_or_default(),
         };
+        let opaque = opaque_ports(&service.metadata);
         Self {
             id: ServiceId { namespace: namespace_of(&service.metadata), name: name_of(&service.metadata) },
             kind,
             selector,
-            ports: spec.ports.iter().flatten().filter_map(service_port).collect(),
+            ports: spec.ports.iter().flatten().filter_map(|port| service_port(port, &opaque)).collect(),
         }
     }
 }
@@ -153,7 +155,13 @@ fn service_kind(spec: &core::ServiceSpec) -> ServiceKind {
     )
 }
 
-fn service_port(port: &core::ServicePort) -> Option<ServicePort> {
+/// The ports that the Service's owner wants passed through untouched; what is no number in the list says nothing.
+fn opaque_ports(metadata: &ObjectMeta) -> BTreeSet<u16> {
+    let listed = metadata.annotations.as_ref().and_then(|all| all.get(OPAQUE_PORTS_ANNOTATION));
+    listed.into_iter().flat_map(|list| list.split(',')).filter_map(|port| port.trim().parse().ok()).collect()
+}
+
+fn service_port(port: &core::ServicePort, opaque: &BTreeSet<u16>) -> Option<ServicePort> {
     let number = u16::try_from(port.port).ok().filter(|number| *number > 0)?;
     let target = match &port.target_port {
         None => TargetPort::Number(number),
@@ -164,7 +172,11 @@ fn service_port(port: &core::ServicePort) -> Option<ServicePort> {
         None | Some("TCP") => Protocol::Tcp,
         Some(_) => Protocol::Other,
     };
-    Some(ServicePort { name: port.name.clone().unwrap_or_default(), port: number, target, protocol })
+    let spoken = match opaque.contains(&number) {
+        true => config::Protocol::Tcp,
+        false => port.app_protocol.as_deref().map(spoken).unwrap_or_default(),
+    };
+    Some(ServicePort { name: port.name.clone().unwrap_or_default(), port: number, target, protocol, spoken })
 }
 
 fn container_ports(spec: &core::PodSpec) -> BTreeMap<String, u16> {

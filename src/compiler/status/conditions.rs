@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use fusebox_api::CircuitBreakerPolicyStatus;
+use fusebox_api::circuit_breaker::Scope;
 use fusebox_api::common::Mode;
 use fusebox_api::names::{INJECT_ENABLED, INJECT_LABEL};
 use fusebox_api::status::State;
@@ -39,6 +40,39 @@ struct Draft {
     status: &'static str,
     reason: &'static str,
     message: String,
+}
+
+/// How condition Tripped speaks of open breakers.
+struct TrippedWords {
+    some: &'static str,
+    all: &'static str,
+    half_open: &'static str,
+    place: String,
+}
+
+impl TrippedWords {
+    fn of(input: &Input<'_>) -> Self {
+        let Observed { summary, targets, .. } = input.observed;
+        let calls = Self {
+            some: "calls are refused by some pods",
+            all: "calls are refused",
+            half_open: "only probes pass",
+            place: format!("{} pods", summary.open),
+        };
+        let any_endpoint = targets.iter().filter_map(|target| target.endpoints.as_ref()).any(|it| it.total > 0);
+        match (input.plan.scope, any_endpoint) {
+            (Scope::Service, _) => calls,
+            (Scope::Endpoint, false) => {
+                Self { place: "the Service's address, since no endpoint is known".to_owned(), ..calls }
+            }
+            (Scope::Endpoint, true) => Self {
+                some: "some endpoints are left out",
+                all: "all endpoints that were called fail",
+                half_open: "endpoints that failed are probed",
+                place: summary.open.clone(),
+            },
+        }
+    }
 }
 
 /// All conditions, in a fixed order.
@@ -167,21 +201,22 @@ fn ready(parts: &[&Draft]) -> Draft {
 }
 
 fn tripped(input: &Input<'_>) -> Draft {
-    let Observed { state, summary, reporting, .. } = input.observed;
+    let Observed { state, reporting, .. } = input.observed;
     if input.plan.mode == Mode::Disabled {
         return no("Tripped", Reason::Disabled.as_str(), "mode Disabled has no breakers".to_owned());
     }
     let shadow = if input.plan.mode == Mode::Shadow { " if mode were Enforce" } else { "" };
+    let TrippedWords { some, all, half_open, place } = TrippedWords::of(input);
     let open = |words: &str| {
         let why =
             if input.observed.reason.is_empty() { String::new() } else { format!(" ({})", input.observed.reason) };
-        let message = format!("{words}{shadow}: open on {} pods{why}; status.targets says where", summary.open);
+        let message = format!("{words}{shadow}: open on {place}{why}; status.targets says where");
         Draft { kind: "Tripped", status: "True", reason: state_word(*state), message }
     };
     match state {
-        State::Open => open("calls are refused"),
-        State::PartiallyOpen => open("calls are refused by some pods"),
-        State::HalfOpen => open("only probes pass"),
+        State::Open => open(all),
+        State::PartiallyOpen => open(some),
+        State::HalfOpen => open(half_open),
         State::Closed => no(
             "Tripped",
             Reason::NotTripped.as_str(),

@@ -4,9 +4,12 @@
 //! taken to have closed breakers where it reports none. All numbers are whole.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::ops::Bound;
 
 use fusebox_api::CircuitBreakerPolicyStatus;
-use fusebox_api::status::{MAX_TARGETS, PodCounts, State, Summary, TargetStatus};
+use fusebox_api::circuit_breaker::Scope;
+use fusebox_api::status::{EndpointCounts, MAX_OPEN_ENDPOINTS, MAX_TARGETS, PodCounts, State, Summary, TargetStatus};
 use fusebox_policy::config::{BreakerKey, ForcedState, TargetId};
 use fusebox_policy::report::{BreakerReport, BreakerState};
 use jiff::Timestamp;
@@ -14,6 +17,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::Reports;
 use crate::plan::{BoundPod, Cause, Overruled, PolicyPlan, TargetPlan, Verdict};
+
+/// [`MAX_OPEN_ENDPOINTS`] as statuses count.
+#[allow(clippy::cast_possible_wrap)]
+const MAX_NAMED: i64 = MAX_OPEN_ENDPOINTS as i64;
 
 /// What the pods show.
 pub(super) struct Observed {
@@ -29,6 +36,7 @@ pub(super) struct Observed {
 
 /// The breakers of a policy on the pods that are heard.
 struct Heard<'a> {
+    scope: Scope,
     pods: Vec<HeardPod<'a>>,
 }
 
@@ -47,9 +55,12 @@ struct Breaker<'a> {
 
 /// What several breakers come to.
 #[derive(Default)]
-struct Tally {
+struct Tally<'a> {
     pods: PodCounts,
-    percents: Vec<f64>,
+    /// The worst state of each endpoint over all pods.
+    endpoints: BTreeMap<&'a str, BreakerState>,
+    failures: Vec<f64>,
+    slow: Vec<f64>,
     trips: u64,
     last_trip_ms: Option<i64>,
     since_ms: Option<i64>,
@@ -63,13 +74,20 @@ pub(super) fn observe(plan: &PolicyPlan, reports: &Reports, now: Timestamp) -> O
     let heard = Heard::new(plan, reports, now);
     let entries = plan.targets.iter().flat_map(|target| target.rules_or_one().map(move |rule| (target, rule)));
     let mut targets: Vec<TargetStatus> = entries.map(|(target, rule)| heard.target_status(target, rule)).collect();
-    let truncated = targets.len() > MAX_TARGETS;
+    let unnamed = |target: &TargetStatus| target.endpoints.as_ref().is_some_and(|it| it.open > MAX_NAMED);
+    let truncated = targets.len() > MAX_TARGETS || targets.iter().any(unnamed);
     targets.truncate(MAX_TARGETS);
     let tally = heard.tally(|_| true);
     let summary = Summary {
         target: target_words(plan),
-        open: format!("{}/{}", tally.pods.open, plan.pods.len()),
-        failure_percent: tally.failure_percent(),
+        open: match plan.scope {
+            Scope::Service => format!("{}/{}", tally.pods.open, plan.pods.len()),
+            Scope::Endpoint => {
+                let EndpointCounts { open, total, .. } = tally.endpoint_counts();
+                format!("{open}/{total} endpoints")
+            }
+        },
+        failure_percent: mean(&tally.failures),
         trips: whole(tally.trips),
         last_trip_time: tally.last_trip_ms.and_then(time),
     };
@@ -126,7 +144,7 @@ impl<'a> Heard<'a> {
             let breakers = report.breakers.iter().map(|breaker| (&breaker.key, breaker)).collect();
             Some(HeardPod { bound, breakers })
         };
-        Self { pods: plan.pods.iter().filter_map(heard).collect() }
+        Self { scope: plan.scope, pods: plan.pods.iter().filter_map(heard).collect() }
     }
 
     fn target_status(&self, target: &TargetPlan, rule: &str) -> TargetStatus {
@@ -141,7 +159,9 @@ impl<'a> Heard<'a> {
             accepted,
             message,
             state: tally.state(),
-            failure_percent: tally.failure_percent(),
+            endpoints: (self.scope == Scope::Endpoint && accepted).then(|| tally.endpoint_counts()),
+            failure_percent: mean(&tally.failures),
+            slow_percent: mean(&tally.slow),
             trips: whole(tally.trips),
             reason: tally.reason_word(),
             last_transition_time: tally.since_ms.and_then(time),
@@ -150,49 +170,71 @@ impl<'a> Heard<'a> {
         }
     }
 
-    fn tally(&self, wanted: impl Fn(&BreakerKey) -> bool) -> Tally {
+    fn tally(&self, wanted: impl Fn(&BreakerKey) -> bool) -> Tally<'a> {
         let mut tally = Tally::default();
         for pod in &self.pods {
-            let breakers: Vec<Breaker<'_>> =
-                pod.bound.breakers.iter().filter(|key| wanted(key)).map(|key| pod.breaker(key)).collect();
-            tally.add_pod(&breakers);
+            let keys = pod.bound.breakers.iter().filter(|key| wanted(key));
+            let places: Vec<Vec<Breaker<'_>>> = keys.map(|key| pod.breakers(key, self.scope)).collect();
+            tally.add_pod(&places);
         }
         tally
     }
 }
 
-impl HeardPod<'_> {
-    /// What the pod does on this breaker's traffic; one that is not reported has seen none and is closed.
-    fn breaker(&self, key: &BreakerKey) -> Breaker<'_> {
-        let report = self.breakers.get(key).copied();
-        let state = report.map_or(BreakerState::Closed, |report| match report.forced {
-            Some(ForcedState::ForcedOpen) => BreakerState::Open,
-            Some(ForcedState::ForcedClosed) => BreakerState::Closed,
-            None => report.state,
-        });
-        Breaker { state, report }
+impl<'a> HeardPod<'a> {
+    /// What the pod does at one place: one breaker or, with scope Endpoint, one for each endpoint that it called. A
+    /// breaker that is not reported has seen no traffic and is closed.
+    fn breakers(&self, key: &BreakerKey, scope: Scope) -> Vec<Breaker<'a>> {
+        let own = self.breakers.get(key).map(|report| Breaker::of(report));
+        let unreported = Breaker { state: BreakerState::Closed, report: None };
+        if scope == Scope::Service {
+            return vec![own.unwrap_or(unreported)];
+        }
+        let after = (Bound::Excluded(key), Bound::Unbounded);
+        let endpoints = self.breakers.range::<BreakerKey, _>(after).take_while(|(other, _)| same_place(other, key));
+        let endpoints = endpoints.filter(|(other, _)| is_address(&other.endpoint));
+        let endpoints: Vec<Breaker<'_>> = endpoints.map(|(_, report)| Breaker::of(report)).collect();
+        // The place's own breaker guards the Service's address, which is called only while no endpoint is known.
+        if endpoints.is_empty() { vec![own.unwrap_or(unreported)] } else { endpoints }
     }
 }
 
-impl Tally {
-    /// A pod counts by the worst of its breakers.
-    fn add_pod(&mut self, breakers: &[Breaker<'_>]) {
-        let Some(worst) = breakers.iter().map(|breaker| breaker.state).max() else { return };
+impl<'a> Breaker<'a> {
+    fn of(report: &'a BreakerReport) -> Self {
+        let state = match report.forced {
+            Some(ForcedState::ForcedOpen) => BreakerState::Open,
+            Some(ForcedState::ForcedClosed) => BreakerState::Closed,
+            None => report.state,
+        };
+        Self { state, report: Some(report) }
+    }
+}
+
+impl<'a> Tally<'a> {
+    /// A pod counts by the worst of its places.
+    fn add_pod(&mut self, places: &[Vec<Breaker<'a>>]) {
+        let Some(worst) = places.iter().map(|breakers| state_of(breakers)).max() else { return };
         self.pods.reporting += 1;
         match worst {
-            BreakerState::Closed => self.pods.closed += 1,
-            BreakerState::HalfOpen => self.pods.half_open += 1,
-            BreakerState::Open => self.pods.open += 1,
+            State::Closed | State::Unknown => self.pods.closed += 1,
+            State::HalfOpen => self.pods.half_open += 1,
+            State::PartiallyOpen => self.pods.partially_open += 1,
+            State::Open => self.pods.open += 1,
         }
-        for breaker in breakers {
+        for breaker in places.iter().flatten() {
             if let Some(report) = breaker.report {
                 self.add_report(breaker.state, report);
             }
         }
     }
 
-    fn add_report(&mut self, state: BreakerState, report: &BreakerReport) {
-        self.percents.extend(report.failure_percent.filter(|percent| percent.is_finite()));
+    fn add_report(&mut self, state: BreakerState, report: &'a BreakerReport) {
+        if !report.key.endpoint.is_empty() {
+            let worst = self.endpoints.entry(&report.key.endpoint).or_default();
+            *worst = state.max(*worst);
+        }
+        self.failures.extend(report.failure_percent.filter(|percent| percent.is_finite()));
+        self.slow.extend(report.slow_percent.filter(|percent| percent.is_finite()));
         self.trips = self.trips.saturating_add(report.trips);
         self.last_trip_ms = self.last_trip_ms.max(report.last_trip_unix_ms);
         self.since_ms = self.since_ms.max(Some(report.since_unix_ms));
@@ -206,28 +248,69 @@ impl Tally {
         }
     }
 
+    fn endpoint_counts(&self) -> EndpointCounts {
+        let in_state = |wanted| self.endpoints.iter().filter(move |(_, state)| **state == wanted);
+        let open: Vec<String> = in_state(BreakerState::Open).map(|(address, _)| (*address).to_owned()).collect();
+        EndpointCounts {
+            total: counted(self.endpoints.len()),
+            open: counted(open.len()),
+            half_open: counted(in_state(BreakerState::HalfOpen).count()),
+            open_addresses: open.into_iter().take(MAX_OPEN_ENDPOINTS).collect(),
+        }
+    }
+
     fn state(&self) -> State {
-        let PodCounts { closed: _, open, half_open, reporting } = self.pods;
+        let PodCounts { closed: _, open, half_open, partially_open, reporting } = self.pods;
         match (reporting, open, half_open) {
             (0, _, _) => State::Unknown,
             (all, open, _) if open == all => State::Open,
-            (_, open, _) if open > 0 => State::PartiallyOpen,
+            (_, open, _) if open + partially_open > 0 => State::PartiallyOpen,
             (_, _, half_open) if half_open > 0 => State::HalfOpen,
             _ => State::Closed,
         }
     }
 
-    fn failure_percent(&self) -> Option<i64> {
-        let count = u32::try_from(self.percents.len()).ok().filter(|count| *count > 0)?;
-        let mean = (self.percents.iter().sum::<f64>() / f64::from(count)).round().clamp(0.0, 100.0);
-        // Clamped to 0..=100, so nothing is lost.
-        #[allow(clippy::cast_possible_truncation)]
-        Some(mean as i64)
-    }
-
     fn reason_word(&self) -> String {
         self.reason.as_ref().map(|(_, _, word)| word.clone()).unwrap_or_default()
     }
+}
+
+/// What the breakers at one place of one pod come to.
+fn state_of(breakers: &[Breaker<'_>]) -> State {
+    let any = |state| breakers.iter().any(|breaker| breaker.state == state);
+    if !breakers.is_empty() && breakers.iter().all(|breaker| breaker.state == BreakerState::Open) {
+        State::Open
+    } else if any(BreakerState::Open) {
+        State::PartiallyOpen
+    } else if any(BreakerState::HalfOpen) {
+        State::HalfOpen
+    } else {
+        State::Closed
+    }
+}
+
+/// Whether two keys differ by their endpoint at most; in the order of keys these stand together.
+fn same_place(one: &BreakerKey, other: &BreakerKey) -> bool {
+    let BreakerKey { policy, target, side, port, rule, endpoint: _ } = one;
+    (policy, target, *side, *port, rule) == (&other.policy, &other.target, other.side, other.port, &other.rule)
+}
+
+/// Whether a proxy's word for an endpoint is one: it stands in statuses, and may be anything.
+fn is_address(endpoint: &str) -> bool {
+    endpoint.parse::<SocketAddr>().is_ok()
+}
+
+/// The mean of percents, rounded.
+fn mean(percents: &[f64]) -> Option<i64> {
+    let count = u32::try_from(percents.len()).ok().filter(|count| *count > 0)?;
+    let mean = (percents.iter().sum::<f64>() / f64::from(count)).round().clamp(0.0, 100.0);
+    // Clamped to 0..=100, so nothing is lost.
+    #[allow(clippy::cast_possible_truncation)]
+    Some(mean as i64)
+}
+
+fn counted(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 const fn forced_word(forced: ForcedState) -> &'static str {
