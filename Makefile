@@ -72,6 +72,10 @@ loom: export CARGO_TARGET_DIR := $(CARGO_TARGET_DIR)/loom
 loom: ## The breaker's lock-free part in every order that threads can take
 	RUSTFLAGS="--cfg loom" $(CARGO) test --locked -p fusebox-policy --lib circuit_breaker::interleavings
 
+.PHONY: reloads
+reloads: ## A hundred configurations a second for a minute, under load
+	FUSEBOX_RELOAD_SECONDS=60 $(CARGO) test --locked --workspace --lib reloads_a_second -- --nocapture
+
 .PHONY: fmt-check
 fmt-check: ## Fail where `make fmt` would change something
 	$(CARGO) fmt --all --check

@@ -107,7 +107,8 @@ pub struct RunArguments {
     /// Where to listen; port 0 takes any free one. With several Services the Host header chooses, unless one is named.
     #[arg(long, value_name = "ADDR[=NAMESPACE/SERVICE:PORT]", required = true)]
     pub listen: Vec<OutboundSpec>,
-    /// Where a Service really is. It need not be in the files. Repeatable.
+    /// Where a Service really is. It need not be in the files. Repeatable: several for one Service are tried in order, or
+    /// are its endpoints where a policy has scope Endpoint.
     #[arg(long, value_name = "NAMESPACE/SERVICE[:PORT]=ADDR", required = true)]
     pub upstream: Vec<UpstreamSpec>,
     /// Whose calls these are: policies of this namespace apply. Default: the namespace of the upstreams.

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
+use std::iter;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -121,13 +122,15 @@ fn standalone_pod(namespace: &str) -> Pod {
 
 /// One Service port for a listener that names none, where there is only one; else the Host header chooses.
 fn options(arguments: &RunArguments, snapshot: &Snapshot) -> Options {
-    let mut places = arguments.upstream.iter().flat_map(|upstream| {
+    let places = arguments.upstream.iter().flat_map(|upstream| {
         let service = snapshot.services.iter().find(|service| service.id == upstream.service);
         let ports =
             service.into_iter().flat_map(|service| service.ports.iter()).filter(|port| port.protocol == Protocol::Tcp);
         let wanted = ports.filter(move |port| upstream.port.is_none_or(|wanted| wanted == port.port));
         wanted.map(move |port| Destination { service: upstream.service.clone(), port: port.port })
     });
+    // Several upstreams of one Service are one place.
+    let mut places = places.collect::<BTreeSet<_>>().into_iter();
     let only = places.next().filter(|_| places.next().is_none());
     let outbound = arguments.listen.iter().map(|listen| OutboundSpec {
         listen: listen.listen,
@@ -199,8 +202,11 @@ async fn follow(proxy: &Proxy, shutdown: impl Future<Output = ()>, terminal: &mu
             () = &mut shutdown => return Ok(()),
             _ = look.tick() => {}
         }
-        for breaker in proxy.state().breakers {
-            let report = breaker.report;
+        let reports = proxy.state().breakers.into_iter().flat_map(|breaker| {
+            let members = breaker.endpoints.into_iter().flat_map(|endpoints| endpoints.members);
+            iter::once(breaker.report).chain(members.map(|member| member.breaker.report))
+        });
+        for report in reports {
             let before = known.insert(report.key.clone(), report.state).unwrap_or_default();
             if before != report.state {
                 print_change(before, &report, terminal)?;
@@ -217,10 +223,11 @@ fn print_change(before: BreakerState, report: &BreakerReport, terminal: &mut Ter
     };
     let key = &report.key;
     let rule = if key.rule.is_empty() { String::new() } else { format!(" rule {}", key.rule) };
+    let endpoint = if key.endpoint.is_empty() { String::new() } else { format!(" endpoint {}", key.endpoint) };
     let time = Timestamp::from_millisecond(report.since_unix_ms).unwrap_or_default();
     writeln!(
         terminal.out,
-        "{} {}/{}:{}{rule} {before:?} -> {} {}",
+        "{} {}/{}:{}{rule}{endpoint} {before:?} -> {} {}",
         Styled(FAINT, format!("{time:.3}")),
         key.target.namespace,
         key.target.name,

@@ -130,7 +130,9 @@ mod tests {
 
     fn trip(enforcer: &Enforcer, tracked: &Arc<Tracked>, now: Instant) {
         for _ in 0..3 {
-            let Decision::Admitted(permit) = tracked.breaker.admit(now).decision else { panic!("refused while closed") };
+            let Decision::Admitted(permit) = tracked.breaker.admit(now).decision else {
+                panic!("refused while closed")
+            };
             if let Some(transition) = tracked.breaker.settle(permit, Outcome::Failure, now) {
                 enforcer.transitioned(tracked, &transition);
             }

@@ -82,6 +82,7 @@ pub(crate) enum Pick {
 }
 
 /// What is needed for an endpoint that is new.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Making<'a> {
     /// Connections, kept over everything.
     pub(crate) pools: &'a Pools,

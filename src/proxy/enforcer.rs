@@ -187,6 +187,9 @@ impl Enforcer {
             tracing::warn!("operator is away for too long; Services are reached by their own addresses");
             self.refill(&mut books, now);
         }
+        if books.saved.is_over(now) {
+            books.saved.forget(|_| true, now);
+        }
     }
 
     /// Closes connections to upstreams that were idle for too long.

@@ -185,8 +185,13 @@ impl Saved {
 
     /// Forgets what has found its owner, and after a time all the rest.
     pub(crate) fn forget(&mut self, owned: impl Fn(&BreakerKey) -> bool, now: Instant) {
-        let over = self.read.is_some_and(|(at, _)| now.saturating_duration_since(at) >= WAIT_FOR_OWNER);
+        let over = self.is_over(now);
         self.entries.retain(|key, _| !over && !owned(key));
+    }
+
+    /// Whether what waits has waited for long enough.
+    pub(crate) fn is_over(&self, now: Instant) -> bool {
+        !self.is_empty() && self.read.is_some_and(|(at, _)| now.saturating_duration_since(at) >= WAIT_FOR_OWNER)
     }
 
     /// Whether nothing waits for its owner.

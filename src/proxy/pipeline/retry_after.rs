@@ -63,7 +63,9 @@ mod tests {
 
     #[test]
     fn nonsense_and_contradictions_count_as_nothing() {
-        for nonsense in ["", " ", "-1", "+5", "1.5", "1e3", "soon", "0x10", "1 2", "\u{e9}", "Sun, 06 Foo 1994 08:49:37 GMT"] {
+        for nonsense in
+            ["", " ", "-1", "+5", "1.5", "1e3", "soon", "0x10", "1 2", "\u{e9}", "Sun, 06 Foo 1994 08:49:37 GMT"]
+        {
             assert_eq!(said(&[nonsense]), None, "{nonsense}");
         }
         assert_eq!(said(&["1", "2"]), None);

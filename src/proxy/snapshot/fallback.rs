@@ -52,7 +52,8 @@ impl Fallback {
         let status = StatusCode::from_u16(*status).ok().filter(|status| (200..=599).contains(&status.as_u16()));
         let status =
             status.ok_or_else(|| ConfigError::text(&format!("{field}.status"), "is not one from 200 to 599"))?;
-        let has_no_body = matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED);
+        let has_no_body =
+            matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED);
         if has_no_body && !body.is_empty() {
             return Err(ConfigError::text(&format!("{field}.body"), "is there, but an answer of this status has none"));
         }
@@ -60,7 +61,10 @@ impl Fallback {
             return Err(ConfigError::text(&format!("{field}.body"), &format!("is longer than {MAX_BODY_BYTES} bytes")));
         }
         if headers.len() > MAX_HEADERS {
-            return Err(ConfigError::text(&format!("{field}.headers"), &format!("has more than {MAX_HEADERS} entries")));
+            return Err(ConfigError::text(
+                &format!("{field}.headers"),
+                &format!("has more than {MAX_HEADERS} entries"),
+            ));
         }
         let mut checked = HeaderMap::with_capacity(headers.len());
         for (index, header) in headers.iter().enumerate() {
@@ -69,7 +73,6 @@ impl Fallback {
         }
         Ok(Self { status, headers: checked, body: Bytes::from(body.clone()) })
     }
-
 
     /// The answer to a request of `method`, in which `policy` says who answered and why. The body's length is said
     /// here, since an answer to HEAD has the length that GET would have (RFC 9110, section 9.3.2).
@@ -91,8 +94,9 @@ fn header(field: &str, header: &AnswerHeader) -> Result<(HeaderName, HeaderValue
     if name.len() + value.len() > MAX_HEADER_BYTES {
         return Err(ConfigError::text(field, &format!("is longer than {MAX_HEADER_BYTES} bytes")));
     }
-    let parsed = HeaderName::try_from(name.as_str())
-        .map_err(|_| ConfigError::text(&format!("{field}.name"), "is not the name of a header, such as content-type"))?;
+    let parsed = HeaderName::try_from(name.as_str()).map_err(|_| {
+        ConfigError::text(&format!("{field}.name"), "is not the name of a header, such as content-type")
+    })?;
     if REFUSED.contains(&parsed) {
         return Err(ConfigError::text(
             &format!("{field}.name"),

@@ -4,6 +4,7 @@
 //! they show holds for every way the proxy is run.
 
 mod admin;
+mod agreeing;
 mod breaking;
 mod controlling;
 mod draining;

@@ -24,7 +24,8 @@ async fn opened(directory: &Path, upstream: &Upstream) -> Proxy {
 
 async fn saved(directory: &Path, what: &str) {
     let path = directory.join("state");
-    eventually("the state is in the file", || std::fs::read_to_string(&path).is_ok_and(|text| text.contains(what))).await;
+    eventually("the state is in the file", || std::fs::read_to_string(&path).is_ok_and(|text| text.contains(what)))
+        .await;
 }
 
 async fn page(proxy: &Proxy) -> String {

@@ -90,6 +90,7 @@ async fn a_request_finds_its_breaker_among_ten_thousand() {
     let (few, lots) = (by_host(&many(&upstream, 2)).await, by_host(&many(&upstream, MANY)).await);
     let (alone, among) = (pace(&few, 1).await, pace(&lots, MANY / 2).await);
     println!("a request takes {alone:?} with 2 breakers and {among:?} with {MANY}");
-    let open = |proxy: &Proxy| proxy.state().breakers.iter().filter(|one| one.report.state == BreakerState::Open).count();
+    let open =
+        |proxy: &Proxy| proxy.state().breakers.iter().filter(|one| one.report.state == BreakerState::Open).count();
     assert_eq!((open(&few), open(&lots)), (0, 0));
 }
