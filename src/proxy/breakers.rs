@@ -20,7 +20,7 @@ use crate::state_file::Saved;
 #[derive(Debug)]
 pub(crate) struct Tracked {
     /// Which breaker.
-    pub(crate) key: BreakerKey,
+    pub(crate) key: Arc<BreakerKey>,
     /// The breaker.
     pub(crate) breaker: Arc<SharedBreaker>,
     /// The rule's series, where its transitions are counted.
@@ -69,7 +69,7 @@ fn seed(key: &BreakerKey) -> u64 {
 impl Tracked {
     /// A rule's own breaker.
     pub(crate) fn of_rule(key: BreakerKey, breaker: Arc<SharedBreaker>, series: Arc<Series>) -> Self {
-        Self { key, breaker, series, group: Weak::new(), watched: AtomicBool::new(false) }
+        Self { key: Arc::new(key), breaker, series, group: Weak::new(), watched: AtomicBool::new(false) }
     }
 
     /// The breaker of one of the endpoints of `group`.
@@ -79,7 +79,7 @@ impl Tracked {
         series: Arc<Series>,
         group: Weak<Group>,
     ) -> Self {
-        Self { key, breaker, series, group, watched: AtomicBool::new(false) }
+        Self { key: Arc::new(key), breaker, series, group, watched: AtomicBool::new(false) }
     }
 
     /// The endpoints it is one of.

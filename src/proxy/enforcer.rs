@@ -156,7 +156,7 @@ impl Enforcer {
         if let Some(group) = tracked.group() {
             group.judge(transition.at);
         }
-        let BreakerKey { policy, target, port, rule, endpoint, .. } = &tracked.key;
+        let BreakerKey { policy, target, port, rule, endpoint, .. } = &*tracked.key;
         tracing::info!(
             policy = format_args!("{}/{}", policy.namespace, policy.name),
             target_name = format_args!("{}/{}", target.namespace, target.name),

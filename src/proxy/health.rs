@@ -30,6 +30,7 @@ pub struct Component {
 
 /// All parts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct HealthReport {
     /// The worst of them.
     pub status: HealthStatus,

@@ -3,6 +3,7 @@
 //! It must only read. All of them are made from the same readings, so that they never disagree.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use fusebox_policy::circuit_breaker::Statistics;
@@ -11,7 +12,7 @@ use fusebox_policy::report::{BreakerReport, BreakerState};
 use serde::Serialize;
 
 use crate::clock::Clock;
-use crate::endpoints::Members;
+use crate::endpoints::{Member, Members};
 use crate::enforcer::Enforcer;
 use crate::snapshot::Installed;
 
@@ -106,7 +107,7 @@ pub struct EndpointView {
 #[derive(Clone, Debug)]
 pub(crate) struct Reading {
     /// Which breaker.
-    pub(crate) key: BreakerKey,
+    pub(crate) key: Arc<BreakerKey>,
     /// Whether it acts.
     pub(crate) mode: Mode,
     /// Its numbers, in which `trips`, `last_trip` and `rejected` are since the proxy started.
@@ -136,7 +137,7 @@ impl RuleReading {
         let endpoints = of_endpoints(&members, installed, now);
         let statistics = installed.own.breaker.statistics(now);
         let used = group.strayed() > 0 || statistics.state != BreakerState::Closed || statistics.trips > 0;
-        let own = Reading { key: installed.own.key.clone(), mode: installed.mode, statistics, used };
+        let own = Reading { key: Arc::clone(&installed.own.key), mode: installed.mode, statistics, used };
         let together = members.known.is_usable().then(|| together(&endpoints)).flatten();
         let whole = counted(installed, together.unwrap_or_else(|| own.statistics.clone()));
         Self { whole, own: Some(own), endpoints }
@@ -156,7 +157,7 @@ impl Reading {
         let percent = |ratio: Option<f64>| ratio.map(|ratio| ratio * 100.0);
         let statistics = &self.statistics;
         BreakerReport {
-            key: self.key.clone(),
+            key: BreakerKey::clone(&self.key),
             state: statistics.state,
             forced: statistics.forced,
             mode: self.mode,
@@ -236,15 +237,15 @@ fn counted(installed: &Installed, mut statistics: Statistics) -> Reading {
         || statistics.forced.is_some()
         || statistics.trips > 0
         || series.is_used();
-    Reading { key: installed.own.key.clone(), mode: installed.mode, statistics, used }
+    Reading { key: Arc::clone(&installed.own.key), mode: installed.mode, statistics, used }
 }
 
 fn of_endpoints(members: &Members, installed: &Installed, now: Instant) -> Vec<(Reading, bool)> {
-    let read = |member: &std::sync::Arc<crate::endpoints::Member>| {
+    let read = |member: &Arc<Member>| {
         let mut statistics = member.tracked.breaker.statistics(now);
         statistics.rejected = member.kept_away();
         let used = member.is_used() || statistics.state != BreakerState::Closed || statistics.forced.is_some();
-        let reading = Reading { key: member.tracked.key.clone(), mode: installed.mode, statistics, used };
+        let reading = Reading { key: Arc::clone(&member.tracked.key), mode: installed.mode, statistics, used };
         (reading, member.is_called_in_spite())
     };
     members.all.iter().map(read).collect()

@@ -70,7 +70,7 @@ fn readings(enforcer: &Enforcer) -> BTreeMap<BreakerKey, BreakerReport> {
     let now = Monotonic::now();
     let snapshot = enforcer.snapshot();
     let used = snapshot.breakers.values().flat_map(|installed| RuleReading::read(installed, now).used());
-    used.map(|reading| (reading.key.clone(), reading.report(enforcer.clock()))).collect()
+    used.map(|reading| (BreakerKey::clone(&reading.key), reading.report(enforcer.clock()))).collect()
 }
 
 /// All that is used; only the first part says that it is full, since it makes the operator forget.

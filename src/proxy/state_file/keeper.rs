@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fusebox_policy::circuit_breaker::{Snapshot, WindowSnapshot};
+use fusebox_policy::config::BreakerKey;
 use fusebox_policy::report::BreakerState;
 use tokio::sync::watch;
 
@@ -90,7 +91,7 @@ fn entries(enforcer: &Enforcer, now: Instant) -> Vec<Entry> {
             let snapshot = tracked.breaker.snapshot(now);
             if is_worth_keeping(&snapshot) {
                 let parameters = fingerprint(&installed.parameters);
-                entries.push(Entry { key: tracked.key.clone(), parameters, snapshot });
+                entries.push(Entry { key: BreakerKey::clone(&tracked.key), parameters, snapshot });
             }
         }
     }
