@@ -34,6 +34,12 @@ pub const REQUESTS: &str = "fusebox_requests_total";
 /// Histogram of the durations of requests that went to an upstream, in seconds, by [`BREAKER_LABELS`]. Refused ones are not in it.
 pub const REQUEST_DURATION: &str = "fusebox_request_duration_seconds";
 
+/// Counter of connections that were passed on as bytes, by [`BREAKER_LABELS`] and [`ERROR`], which is empty where both sides were done.
+pub const TCP_CONNECTIONS: &str = "fusebox_tcp_connections_total";
+
+/// Counter of the bytes of such connections, by [`BREAKER_LABELS`] and `direction`: `received` from clients, `sent` to them.
+pub const TCP_BYTES: &str = "fusebox_tcp_bytes_total";
+
 /// Label: the policy's namespace (never `namespace`, which scraping overwrites).
 pub const POLICY_NAMESPACE: &str = "policy_namespace";
 

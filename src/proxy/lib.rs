@@ -24,6 +24,7 @@ mod series;
 mod server;
 mod snapshot;
 mod state_file;
+mod tunnel;
 mod upstream;
 mod view;
 

@@ -161,8 +161,26 @@ fn write_requests(writer: &mut Writer<'_>, shown: &[&Arc<Series>]) -> fmt::Resul
         }));
         durations.push((labels, Sample::Durations(series.durations())));
     }
+    write_tunnels(writer, shown)?;
     writer.family(names::REQUESTS, "Requests, by status class and error.", &requests)?;
     writer.family(names::REQUEST_DURATION, "Durations of requests that were not refused, in seconds.", &durations)
+}
+
+fn write_tunnels(writer: &mut Writer<'_>, shown: &[&Arc<Series>]) -> fmt::Result {
+    let mut connections = Vec::new();
+    let mut bytes = Vec::new();
+    for series in shown {
+        let labels = labels_of(series.labels());
+        let endings = series.tunnels().endings();
+        connections.extend(
+            endings.map(|(error, count)| (with(&labels, [(names::ERROR, error.into())]), Sample::Counter(count))),
+        );
+        let (received, sent) = series.tunnels().bytes();
+        let ways = [("received", received), ("sent", sent)].into_iter().filter(|(_, count)| *count > 0);
+        bytes.extend(ways.map(|(way, count)| (with(&labels, [("direction", way.into())]), Sample::Counter(count))));
+    }
+    writer.family(names::TCP_CONNECTIONS, "Connections passed on as bytes, by how they ended.", &connections)?;
+    writer.family(names::TCP_BYTES, "Bytes of such connections, from and to clients.", &bytes)
 }
 
 fn write_breakers(writer: &mut Writer<'_>, rows: &[Row]) -> fmt::Result {

@@ -3,36 +3,41 @@
 //! It must not hold a lock or a configuration while it waits: the rule it goes by is taken once, and
 //! a new configuration meets the next request.
 
+pub(crate) mod deadline;
 pub(crate) mod exchange;
 pub(crate) mod gate;
+pub(crate) mod grpc;
 pub(crate) mod hop;
 pub(crate) mod normalize;
 pub(crate) mod problem;
 pub(crate) mod request_body;
 pub(crate) mod response_body;
 mod retry_after;
+mod upgrade;
 
 use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use fusebox_policy::circuit_breaker::Refusal;
-use fusebox_policy::config::ForcedState;
+use fusebox_policy::config::{ForcedState, Mode};
 use fusebox_policy::report::BreakerState;
 use http::header::{self, HeaderValue};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use tokio::time::Sleep;
 
+use self::deadline::{Deadline, Whose};
 use self::exchange::Exchange;
 use self::gate::Gate;
-use self::hop::Hop;
 use self::problem::Place;
 use self::request_body::{ClientBody, RequestBody};
-use self::response_body::{Passage, ResponseBody};
+use self::response_body::{Passage, ResponseBody, Served};
+use self::upgrade::Upgrade;
 use crate::enforcer::Enforcer;
+use crate::listener::caller::Caller;
 use crate::series::Ending;
 use crate::snapshot::{Guard, Route, Rule};
 use crate::upstream::{self, Lease, UpstreamError};
@@ -48,35 +53,60 @@ const MAX_NAMED_SERVICES: usize = 10;
 
 type Sending = Result<(Response<Incoming>, Lease), UpstreamError>;
 
-/// Answers one request that arrived on listener `index`, over the connection `hop`.
-pub(crate) async fn handle(
-    enforcer: Arc<Enforcer>,
-    (index, hop): (usize, Hop),
-    mut request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Infallible> {
-    let started = Instant::now();
-    if let Err(error) = normalize::request(&mut request, &hop) {
+/// How a request is to be passed on, as its head said before it was made fit for the upstream.
+struct Manner {
+    version: Version,
+    started: Instant,
+    /// How long a gRPC caller waits.
+    patience: Option<Duration>,
+    upgrade: Option<Upgrade>,
+}
+
+/// Answers one request of `caller`.
+pub(crate) async fn handle(caller: Arc<Caller>, request: Request<Incoming>) -> Result<Response<Served>, Infallible> {
+    let in_flight = caller.activity.begin();
+    let is_grpc = request.version() == Version::HTTP_2 && grpc::is_grpc(request.headers());
+    let answer = answer(&caller, request).await;
+    let answer = if is_grpc { grpc::in_headers_only(answer) } else { answer };
+    Ok(answer.map(|body| Served::new(body, in_flight)))
+}
+
+async fn answer(caller: &Arc<Caller>, mut request: Request<Incoming>) -> Response<ResponseBody> {
+    let enforcer = &caller.enforcer;
+    let manner = Manner::of(&request);
+    if let Err(error) = normalize::request(&mut request, &caller.hop) {
         enforcer.counters().invalid_request();
-        return Ok(problem::bad_request(error));
+        return problem::bad_request(error);
     }
-    let Some(rule) = classify(&enforcer, index, &request) else {
-        return Ok(unknown_host(&enforcer, request));
+    let Some(rule) = classify(enforcer, caller.listener, &request) else {
+        return unknown_host(enforcer, request);
     };
-    match gate::ask(&enforcer, &rule, started) {
+    match gate::ask(enforcer, &rule, manner.started) {
         Gate::Pass(pass) => {
-            let exchange = Exchange::begin(enforcer, rule, pass, started);
-            Ok(forward(exchange, request, started).await)
+            let exchange = Exchange::begin(Arc::clone(enforcer), rule, pass, manner.started);
+            forward(exchange, request, (caller, manner)).await
         }
         Gate::NoAddress => {
             discard(request);
-            Ok(problem::no_address(place(&rule)))
+            problem::no_address(place(&rule))
         }
         Gate::Refuse(refusal) => {
             let response = refuse(&rule, &refusal, request.method());
             rule.series.record(Ending::Refused, response.status().as_u16(), Duration::ZERO);
             discard(request);
-            Ok(response)
+            response
         }
+    }
+}
+
+impl Manner {
+    /// Reads it off the head.
+    fn of(request: &Request<Incoming>) -> Self {
+        let version = request.version();
+        let is_http2 = version == Version::HTTP_2;
+        let patience = if is_http2 { grpc::timeout(request.headers()) } else { None };
+        let upgrade = if is_http2 { None } else { Upgrade::asked(request) };
+        Self { version, started: Instant::now(), patience, upgrade }
     }
 }
 
@@ -102,35 +132,38 @@ fn values<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a [u
 }
 
 /// Sends the request on and passes the answer back, or says what went wrong.
-async fn forward(mut exchange: Exchange, request: Request<Incoming>, started: Instant) -> Response<ResponseBody> {
+async fn forward(
+    mut exchange: Exchange,
+    request: Request<Incoming>,
+    around: (&Arc<Caller>, Manner),
+) -> Response<ResponseBody> {
+    let (caller, manner) = around;
     let rule = Arc::clone(exchange.rule());
-    let (parts, body) = request.into_parts();
-    let (body, client) = RequestBody::new(body);
-    let mut request = Request::from_parts(parts, body);
-    normalize::frame(&mut request);
-    let mut deadline = rule.timeout.map(|timeout| Box::pin(tokio::time::sleep_until((started + timeout).into())));
+    let started = manner.started;
+    let (request, client) = outgoing(request, caller, &manner);
+    let request = with_deadline(request, &rule, manner.patience);
+    let mut deadline = Deadline::new(started, rule.timeout, manner.patience);
     let endpoint = exchange.endpoint();
     let pools = gate::pools(&rule, endpoint.as_deref());
     let mut sending = std::pin::pin!(upstream::send(pools, request, started));
     let mut sent = within(&mut deadline, sending.as_mut()).await;
-    if sent.is_none() && exchange.overdue_in_shadow(client.as_deref(), Instant::now()) {
-        deadline = None;
-        sent = Some(sending.await);
+    if matches!(sent, Err(Whose::Rule)) && exchange.overdue_in_shadow(client.as_deref(), Instant::now()) {
+        deadline = deadline.and_then(Deadline::without_rule);
+        sent = within(&mut deadline, sending).await;
     }
     match sent {
-        Some(Ok((response, _))) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-            // Nobody asked for it: the Upgrade header was not passed on.
+        Ok(Ok((response, lease))) if upgrade::is_switch(&manner, &response) => {
+            upgrade::switch(exchange, (response, lease), (caller, manner.upgrade)).await
+        }
+        Ok(Ok((response, _))) if normalize::is_ambiguous(response.headers()) => {
             failed(exchange, Ending::Reset, client.as_deref())
         }
-        Some(Ok((response, _))) if normalize::is_ambiguous(response.headers()) => {
-            failed(exchange, Ending::Reset, client.as_deref())
-        }
-        Some(Ok((mut response, lease))) => {
-            exchange.head(response.status().as_u16(), response.headers());
+        Ok(Ok((mut response, lease))) => {
+            exchange.head(&response);
             normalize::response(&mut response);
             response.map(|body| ResponseBody::Upstream(Passage::new(body, exchange, (lease, client), deadline)))
         }
-        Some(Err(error)) => {
+        Ok(Err(error)) => {
             tracing::debug!(target_service = %rule.target, error = &error as &dyn std::error::Error, "upstream failed");
             let ending = match error {
                 UpstreamError::Unknown | UpstreamError::Connect { .. } => Ending::ConnectFailure,
@@ -138,20 +171,90 @@ async fn forward(mut exchange: Exchange, request: Request<Incoming>, started: In
             };
             failed(exchange, ending, client.as_deref())
         }
-        None => failed(exchange, Ending::Timeout, client.as_deref()),
+        Err(Whose::Rule) => failed(exchange, Ending::Timeout, client.as_deref()),
+        Err(Whose::Caller) => {
+            let response = problem::timeout(place(&rule), manner.patience.unwrap_or_default());
+            exchange.failed(Ending::ClientAbort, response.status().as_u16(), Instant::now());
+            response
+        }
     }
 }
 
-/// What `sending` brings, or nothing when the time is over first.
-async fn within(deadline: &mut Option<Pin<Box<Sleep>>>, sending: impl Future<Output = Sending>) -> Option<Sending> {
-    match deadline {
-        None => Some(sending.await),
-        Some(deadline) => tokio::select! {
-            biased;
-            sent = sending => Some(sent),
-            () = deadline => None,
-        },
+/// The request as it goes out, and what tells how far its body came.
+fn outgoing(
+    request: Request<Incoming>,
+    caller: &Caller,
+    manner: &Manner,
+) -> (Request<RequestBody>, Option<Arc<ClientBody>>) {
+    let (mut parts, body) = request.into_parts();
+    parts.version = manner.version;
+    let (mut body, client) = RequestBody::new(body, manner.version, &caller.activity);
+    if manner.version == Version::HTTP_2 {
+        absolute(&mut parts);
+        return (Request::from_parts(parts, body), client);
     }
+    let mut request_for_client = None;
+    if let Some(client) = client.as_ref().filter(|_| expects_leave(&parts.headers)) {
+        body.hold_until_wanted();
+        request_for_client = Some(Arc::clone(client));
+    }
+    let mut request = Request::from_parts(parts, body);
+    normalize::frame(&mut request);
+    if let Some(client) = request_for_client {
+        hyper::ext::on_informational(&mut request, move |response| {
+            if response.status() == StatusCode::CONTINUE {
+                client.wanted();
+            }
+        });
+    }
+    if let Some(upgrade) = &manner.upgrade {
+        upgrade.ask(&mut request);
+    }
+    (request, client)
+}
+
+/// HTTP/2 names the authority in the target.
+fn absolute(parts: &mut http::request::Parts) {
+    let Some(host) = parts.headers.get(header::HOST) else { return };
+    let path = parts.uri.path_and_query().cloned();
+    let target = Uri::builder()
+        .scheme("http")
+        .authority(host.as_bytes())
+        .path_and_query(path.unwrap_or_else(|| PathAndQuery::from_static("/")))
+        .build();
+    if let Ok(target) = target {
+        parts.uri = target;
+    }
+}
+
+/// The upstream of a gRPC call learns of the rule's time where that is shorter than the caller's.
+fn with_deadline(mut request: Request<RequestBody>, rule: &Rule, patience: Option<Duration>) -> Request<RequestBody> {
+    let Some(limit) = rule.timeout.filter(|_| request.version() == Version::HTTP_2) else { return request };
+    let enforced = rule.guard.as_ref().is_some_and(|guard| guard.mode == Mode::Enforce);
+    if enforced && patience.is_none_or(|patience| limit < patience) && grpc::is_grpc(request.headers()) {
+        request.headers_mut().insert(grpc::TIMEOUT, grpc::timeout_value(limit));
+    }
+    request
+}
+
+/// Whether the client waits to be asked for its body.
+fn expects_leave(headers: &HeaderMap) -> bool {
+    headers.get(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// What `sending` brings, or whose time was over first.
+async fn within(deadline: &mut Option<Deadline>, sending: impl Future<Output = Sending>) -> Result<Sending, Whose> {
+    let mut sending = std::pin::pin!(sending);
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
+            return Poll::Ready(Ok(sent));
+        }
+        match deadline {
+            Some(deadline) => deadline.poll(cx).map(|()| Err(deadline.whose())),
+            None => Poll::Pending,
+        }
+    })
+    .await
 }
 
 fn failed(exchange: Exchange, ending: Ending, client: Option<&ClientBody>) -> Response<ResponseBody> {

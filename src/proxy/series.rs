@@ -13,6 +13,8 @@ use fusebox_policy::metrics::ERRORS;
 use fusebox_policy::report::BreakerState;
 use parking_lot::Mutex;
 
+use crate::tunnel::TunnelCounts;
+
 /// Upper bounds of the duration buckets, in seconds (the OpenTelemetry convention).
 pub(crate) const BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
@@ -68,6 +70,7 @@ pub(crate) struct Series {
     durations: DurationHistogram,
     rejected: AtomicU64,
     transitions: Mutex<Transitions>,
+    tunnels: TunnelCounts,
 }
 
 /// One way from state to state, as counted.
@@ -118,7 +121,13 @@ impl Series {
             durations: DurationHistogram::default(),
             rejected: AtomicU64::new(0),
             transitions: Mutex::new(Transitions::none()),
+            tunnels: TunnelCounts::default(),
         }
+    }
+
+    /// Counters of tunnels.
+    pub(crate) fn tunnels(&self) -> &TunnelCounts {
+        &self.tunnels
     }
 
     /// What names them.

@@ -103,6 +103,7 @@ impl Proxy {
         let serving = Serving {
             enforcer: Arc::clone(&enforcer),
             draining: stopped.child_token(),
+            cut: stopped.clone(),
             tasks: TaskTracker::new(),
             slots: Arc::new(Semaphore::new(options.max_connections.clamp(1, Semaphore::MAX_PERMITS))),
         };

@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fusebox_policy::circuit_breaker::{FailureClassifier, MaxOpenPercent, Settings};
-use fusebox_policy::config::{BreakerKey, BreakerParameters, Mode, Override, PolicyVersion, ProxyConfig, WorkloadId};
+use fusebox_policy::config::{
+    BreakerKey, BreakerParameters, Mode, Override, PolicyVersion, Protocol, ProxyConfig, WorkloadId,
+};
 use fusebox_policy::matching::RequestMatcher;
 use http::header::{self, HeaderMap, HeaderValue};
 
@@ -78,6 +80,8 @@ pub(crate) struct Snapshot {
 pub(crate) struct Route {
     /// The port, as clients may name it in the Host header.
     pub(crate) port: u16,
+    /// What is spoken there.
+    pub(crate) protocol: Protocol,
     /// Tried in order; the last takes all.
     pub(crate) rules: Vec<Arc<Rule>>,
 }
@@ -184,6 +188,19 @@ impl Snapshot {
         let rule = BreakerKey { endpoint: String::new(), ..key.clone() };
         let installed = self.breakers.get(&rule).and_then(|installed| installed.endpoints.as_ref());
         installed.is_some_and(|(group, _)| group.members().all.iter().any(|member| member.address() == key.endpoint))
+    }
+
+    /// What is spoken on listener `index`. Where the Host header chooses, only HTTP can be.
+    pub(crate) fn protocol(&self, index: usize) -> Protocol {
+        match self.by_listener.get(index) {
+            Some(Some(route)) => route.protocol,
+            _ => Protocol::Http,
+        }
+    }
+
+    /// The rule for connections of listener `index` that are not HTTP: the one that takes all.
+    pub(crate) fn fixed_rule(&self, index: usize) -> Option<Arc<Rule>> {
+        self.by_listener.get(index)?.as_ref()?.rules.last().cloned()
     }
 
     /// The route of a request with `headers` on listener `index`.

@@ -1,26 +1,34 @@
-//! Connections to upstreams: one pool for each address, bounded, with keep-alive.
+//! Connections to upstreams: one pool for each address, bounded, with keep-alive. A request goes out in the
+//! protocol it came in: HTTP/1.1, or HTTP/2 by prior knowledge.
 //!
 //! It must not know policies. It sends one request and says whether a connection could be made or
 //! broke; what that means for a breaker is decided above.
 
+mod http1;
+mod http2;
+mod relay;
+
 use std::collections::BTreeMap;
-use std::collections::VecDeque;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use http::{Method, Request, Response};
+use bytes::Bytes;
+use http::{Method, Request, Response, Version};
+use http_body::Frame;
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
+
+use self::http1::{Driven, IdleConnections};
+use self::http2::{Connections, Slot};
 
 use crate::pipeline::request_body::RequestBody;
 
 /// How long one address may take to accept a connection.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Idle connections kept for each address.
+/// Idle HTTP/1.1 connections kept for each address.
 pub(crate) const MAX_IDLE: usize = 512;
 
 /// An idle connection is closed after this time, well before most servers would.
@@ -60,25 +68,25 @@ pub(crate) struct Pools {
     by_address: Mutex<BTreeMap<Arc<str>, Arc<Pool>>>,
 }
 
-/// Idle connections to one address.
+/// Connections to one address.
 #[derive(Debug)]
 pub(crate) struct Pool {
     address: Arc<str>,
-    idle: Mutex<VecDeque<Idle>>,
+    idle: IdleConnections,
+    multiplexed: Connections,
 }
 
-/// A connection that is in use by one request.
+/// What carries one request and its answer.
 #[derive(Debug)]
-pub(crate) struct Lease {
-    sender: SendRequest<RequestBody>,
-    pool: Arc<Pool>,
-}
+pub(crate) struct Lease(Carrier);
 
 #[derive(Debug)]
-struct Idle {
-    sender: SendRequest<RequestBody>,
-    since: Instant,
+enum Carrier {
+    Http1 { connection: Box<Driven>, pool: Arc<Pool> },
+    Http2 { _slot: Slot },
 }
+
+type Answer = (Response<Incoming>, Lease);
 
 impl Pools {
     /// The pool of `address`, made when there is none.
@@ -88,7 +96,11 @@ impl Pools {
             return Arc::clone(pool);
         }
         let address: Arc<str> = address.into();
-        let pool = Arc::new(Pool { address: Arc::clone(&address), idle: Mutex::default() });
+        let pool = Arc::new(Pool {
+            address: Arc::clone(&address),
+            idle: IdleConnections::default(),
+            multiplexed: Connections::default(),
+        });
         pools.insert(address, Arc::clone(&pool));
         pool
     }
@@ -98,126 +110,168 @@ impl Pools {
         let mut pools = self.by_address.lock();
         pools.retain(|_, pool| Arc::strong_count(pool) > 1);
         for pool in pools.values() {
-            pool.sweep(now);
+            pool.idle.sweep(now);
+            pool.multiplexed.sweep(now);
         }
     }
 }
 
 impl Pool {
-    fn sweep(&self, now: Instant) {
-        let mut idle = self.idle.lock();
-        idle.retain(|entry| !entry.sender.is_closed() && now.saturating_duration_since(entry.since) < MAX_IDLE_AGE);
-    }
-
-    /// The connection that was used last, if it was within `max_age`.
-    async fn take(self: &Arc<Self>, now: Instant, max_age: Duration) -> Option<Lease> {
-        loop {
-            let mut entry = self.pop(now, max_age)?;
-            // A connection whose last answer just ended becomes ready as soon as its task has run.
-            if entry.sender.is_ready() || entry.sender.ready().await.is_ok() {
-                return Some(Lease { sender: entry.sender, pool: Arc::clone(self) });
-            }
-        }
-    }
-
-    fn pop(&self, now: Instant, max_age: Duration) -> Option<Idle> {
-        let mut idle = self.idle.lock();
-        loop {
-            let entry = idle.pop_back()?;
-            if now.saturating_duration_since(entry.since) >= max_age {
-                idle.push_back(entry);
-                return None;
-            }
-            if !entry.sender.is_closed() {
-                return Some(entry);
-            }
-        }
-    }
-
-    async fn connect(self: &Arc<Self>) -> Result<Lease, UpstreamError> {
+    /// A new connection, on which nothing was said.
+    async fn dial(&self) -> Result<TcpStream, UpstreamError> {
         let refuse = |source| UpstreamError::Connect { address: Arc::clone(&self.address), source };
         let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&*self.address))
             .await
             .map_err(|_| refuse(std::io::ErrorKind::TimedOut.into()))?
             .map_err(refuse)?;
         stream.set_nodelay(true).map_err(refuse)?;
-        let (sender, connection) = http1::Builder::new()
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|source| UpstreamError::Reset { address: Arc::clone(&self.address), source })?;
-        // The request that uses the connection learns of its end; nobody else has to.
-        tokio::spawn(async move {
-            let _ = connection.await;
-        });
-        Ok(Lease { sender, pool: Arc::clone(self) })
+        Ok(stream)
+    }
+
+    async fn connect(self: &Arc<Self>) -> Result<(Box<Driven>, Arc<Self>), UpstreamError> {
+        let stream = self.dial().await?;
+        let connection = Driven::new(stream).await.map_err(|source| self.reset(source))?;
+        Ok((connection, Arc::clone(self)))
+    }
+
+    async fn slot(&self, now: Instant) -> Result<Slot, UpstreamError> {
+        self.multiplexed.slot(now, || self.dial()).await?.map_err(|source| self.reset(source))
+    }
+
+    fn reset(&self, source: hyper::Error) -> UpstreamError {
+        UpstreamError::Reset { address: Arc::clone(&self.address), source }
     }
 }
 
 impl Lease {
+    /// The next part of the answer's body.
+    pub(crate) fn poll_frame(
+        &mut self,
+        body: &mut Incoming,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.0 {
+            Carrier::Http1 { connection, .. } => connection.poll_frame(body, cx),
+            Carrier::Http2 { .. } => hyper::body::Body::poll_frame(std::pin::Pin::new(body), cx),
+        }
+    }
+
     /// Gives the connection back for the next request. It must have nothing left to send or to read.
     pub(crate) fn give_back(self, now: Instant) {
-        if self.sender.is_closed() {
-            return;
+        match self.0 {
+            Carrier::Http1 { connection, pool } => pool.idle.give_back(connection, now),
+            Carrier::Http2 { .. } => {}
         }
-        let mut idle = self.pool.idle.lock();
-        if idle.len() < MAX_IDLE {
-            idle.push_back(Idle { sender: self.sender, since: now });
+    }
+
+    /// The socket and what was read beyond HTTP, after both ends agreed to speak something else.
+    pub(crate) async fn into_upgraded(self) -> Option<(Bytes, TcpStream)> {
+        match self.0 {
+            Carrier::Http1 { connection, .. } => connection.into_upgraded().await,
+            Carrier::Http2 { .. } => None,
         }
     }
 }
 
-/// Sends one request to the first of `pools` that takes it.
-///
-/// A request that a kept connection did not take goes out once more on a new one: always when no byte of it
-/// was sent, else only when it has no body and its method may be repeated.
+/// Sends one request to the first of `pools` that takes it, in the protocol of its version.
 pub(crate) async fn send(
     pools: &[Arc<Pool>],
     request: Request<RequestBody>,
     now: Instant,
-) -> Result<(Response<Incoming>, Lease), UpstreamError> {
-    let repeatable = may_repeat(&request);
-    let max_age = if repeatable { MAX_IDLE_AGE } else { FRESH_AGE };
-    let mut request = request;
-    if let Some(mut lease) = kept(pools, now, max_age).await {
-        let spare = repeatable.then(|| copy_of(&request));
-        match lease.sender.try_send_request(request).await {
-            Ok(response) => return Ok((response, lease)),
-            Err(mut failed) => {
-                let answered = failed.error().is_parse();
-                let again = failed.take_message().or(spare.filter(|_| !answered));
-                request = again.ok_or_else(|| reset(&lease, failed.into_error()))?;
-            }
-        }
-    }
-    let mut lease = connect_any(pools).await?;
-    match lease.sender.try_send_request(request).await {
-        Ok(response) => Ok((response, lease)),
-        Err(failed) => Err(reset(&lease, failed.into_error())),
+) -> Result<Answer, UpstreamError> {
+    match request.version() {
+        Version::HTTP_2 => send_http2(pools, request, now).await,
+        _ => send_http1(pools, request, now).await,
     }
 }
 
-async fn kept(pools: &[Arc<Pool>], now: Instant, max_age: Duration) -> Option<Lease> {
-    for pool in pools {
-        if let Some(lease) = pool.take(now, max_age).await {
-            return Some(lease);
-        }
-    }
-    None
-}
-
-async fn connect_any(pools: &[Arc<Pool>]) -> Result<Lease, UpstreamError> {
+/// A new connection to the first of `pools` that takes one, on which nothing was said.
+pub(crate) async fn connect(pools: &[Arc<Pool>]) -> Result<TcpStream, UpstreamError> {
     let mut last = UpstreamError::Unknown;
     for pool in pools {
-        match pool.connect().await {
-            Ok(lease) => return Ok(lease),
+        match pool.dial().await {
+            Ok(stream) => return Ok(stream),
             Err(error) => last = error,
         }
     }
     Err(last)
 }
 
-fn reset(lease: &Lease, source: hyper::Error) -> UpstreamError {
-    UpstreamError::Reset { address: Arc::clone(&lease.pool.address), source }
+/// A request that a kept connection did not take goes out once more on a new one: always when no byte of it
+/// was sent, else only when it has no body and its method may be repeated.
+async fn send_http1(
+    pools: &[Arc<Pool>],
+    mut request: Request<RequestBody>,
+    now: Instant,
+) -> Result<Answer, UpstreamError> {
+    let repeatable = may_repeat(&request);
+    let max_age = if repeatable { MAX_IDLE_AGE } else { FRESH_AGE };
+    if let Some((mut connection, pool)) = kept(pools, now, max_age) {
+        let spare = repeatable.then(|| copy_of(&request));
+        match connection.send(request).await {
+            Ok(response) => return Ok((response, Lease(Carrier::Http1 { connection, pool }))),
+            Err(mut failed) => {
+                let answered = failed.error().is_parse();
+                let again = failed.take_message().or(spare.filter(|_| !answered));
+                request = again.ok_or_else(|| pool.reset(failed.into_error()))?;
+            }
+        }
+    }
+    let (mut connection, pool) = connect_any(pools).await?;
+    match connection.send(request).await {
+        Ok(response) => Ok((response, Lease(Carrier::Http1 { connection, pool }))),
+        Err(failed) => Err(pool.reset(failed.into_error())),
+    }
+}
+
+/// A request that the upstream did not look at goes out once more, if its body can be had again.
+async fn send_http2(
+    pools: &[Arc<Pool>],
+    mut request: Request<RequestBody>,
+    now: Instant,
+) -> Result<Answer, UpstreamError> {
+    let mut last = UpstreamError::Unknown;
+    let mut sent_before = false;
+    for pool in pools {
+        loop {
+            let slot = match pool.slot(now).await {
+                Ok(slot) => slot,
+                Err(error) => {
+                    last = error;
+                    break;
+                }
+            };
+            let spare = if sent_before { None } else { request.body().again().map(|body| copy_with(&request, body)) };
+            match slot.send(request).await {
+                Ok(response) => return Ok((response, Lease(Carrier::Http2 { _slot: slot }))),
+                Err(mut failed) => {
+                    let unprocessed = http2::is_unprocessed(failed.error());
+                    let again = failed.take_message().or(spare.filter(|_| unprocessed));
+                    request = match again.filter(|request| !sent_before && request.body().is_whole()) {
+                        Some(again) => again,
+                        None => return Err(pool.reset(failed.into_error())),
+                    };
+                    sent_before = true;
+                }
+            }
+        }
+    }
+    Err(last)
+}
+
+fn kept(pools: &[Arc<Pool>], now: Instant, max_age: Duration) -> Option<(Box<Driven>, Arc<Pool>)> {
+    pools.iter().find_map(|pool| Some((pool.idle.take(now, max_age)?, Arc::clone(pool))))
+}
+
+async fn connect_any(pools: &[Arc<Pool>]) -> Result<(Box<Driven>, Arc<Pool>), UpstreamError> {
+    let mut last = UpstreamError::Unknown;
+    for pool in pools {
+        match pool.connect().await {
+            Ok(connected) => return Ok(connected),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 fn may_repeat(request: &Request<RequestBody>) -> bool {
@@ -229,9 +283,14 @@ fn may_repeat(request: &Request<RequestBody>) -> bool {
 }
 
 fn copy_of(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::empty());
+    copy_with(request, RequestBody::empty())
+}
+
+fn copy_with(request: &Request<RequestBody>, body: RequestBody) -> Request<RequestBody> {
+    let mut copy = Request::new(body);
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
     *copy.headers_mut() = request.headers().clone();
     copy
 }

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use fusebox_policy::circuit_breaker::{Answer, Ended, Outcome};
 use fusebox_policy::config::{FailureCondition, Mode};
-use http::HeaderMap;
+use http::{HeaderMap, Response, StatusCode};
 
 use super::gate::Pass;
+use super::grpc;
 use super::request_body::ClientBody;
 use super::retry_after;
 use crate::endpoints::Member;
@@ -30,8 +31,13 @@ pub(crate) struct Exchange {
     head_took: Option<Duration>,
     /// When the upstream asked to be called again, where the policy honours that.
     retry_after: Option<Duration>,
+    grpc: Option<GrpcStatus>,
     finished: bool,
 }
+
+/// What is known of a gRPC answer's status; it usually stands in the trailers.
+#[derive(Clone, Copy, Debug, Default)]
+struct GrpcStatus(Option<u32>);
 
 impl Ending {
     /// The same ending, unless it was the client who broke its body or let the time pass.
@@ -44,7 +50,17 @@ impl Ending {
 impl Exchange {
     /// Begins at `started`, when the request's head had arrived.
     pub(crate) fn begin(enforcer: Arc<Enforcer>, rule: Arc<Rule>, pass: Pass, started: Instant) -> Self {
-        Self { enforcer, rule, pass, started, status: 0, head_took: None, retry_after: None, finished: false }
+        Self {
+            enforcer,
+            rule,
+            pass,
+            started,
+            status: 0,
+            head_took: None,
+            retry_after: None,
+            grpc: None,
+            finished: false,
+        }
     }
 
     /// The rule it goes by.
@@ -58,17 +74,43 @@ impl Exchange {
     }
 
     /// The upstream's head arrived. A status that is a failure decides at once: nothing that follows can change it.
-    pub(crate) fn head(&mut self, status: u16, headers: &HeaderMap) {
-        self.status = status;
+    pub(crate) fn head<B>(&mut self, response: &Response<B>) {
+        self.status = response.status().as_u16();
         if self.rule.guard.as_ref().is_some_and(|guard| guard.honors_retry_after) {
-            self.retry_after = retry_after::wait(headers, SystemTime::now());
+            self.retry_after = retry_after::wait(response.headers(), SystemTime::now());
         }
         let now = Instant::now();
         self.head_took = Some(now.saturating_duration_since(self.started));
-        let failed = self.rule.guard.as_ref().is_some_and(|guard| guard.failures.is_failure_status(status));
-        if failed {
+        let told = grpc::status(response.headers());
+        // Without a gRPC status, another HTTP status than 200 is that of something before the gRPC server.
+        if grpc::is_grpc(response.headers()) && (told.is_some() || response.status() == StatusCode::OK) {
+            self.grpc = Some(GrpcStatus(told));
+        }
+        if self.outcome() == Some(Outcome::Failure) {
             self.settle(Outcome::Failure, now);
         }
+    }
+
+    /// Trailers arrived; a gRPC answer's status stands in them.
+    pub(crate) fn trailers(&mut self, trailers: &HeaderMap) {
+        if let (Some(status), Some(told)) = (&mut self.grpc, grpc::status(trailers)) {
+            *status = GrpcStatus(Some(told));
+        }
+    }
+
+    /// Whether the answer is one of gRPC.
+    pub(crate) fn is_grpc(&self) -> bool {
+        self.grpc.is_some()
+    }
+
+    /// What the answer says, as far as it is known; nothing while a gRPC status is missing.
+    fn outcome(&self) -> Option<Outcome> {
+        let grpc_status = match self.grpc {
+            Some(GrpcStatus(told)) => Some(told?),
+            None => None,
+        };
+        let answer = Answer { status: self.status, grpc_status };
+        Some(self.rule.guard.as_ref().map_or(Outcome::Success, |guard| guard.failures.outcome(&answer)))
     }
 
     /// The rule's time is over. In Shadow that is only counted: true means that the request goes on without a deadline.
@@ -82,13 +124,16 @@ impl Exchange {
         true
     }
 
-    /// The whole answer was passed on.
+    /// The whole answer was passed on. A gRPC answer whose status is missing broke off.
     pub(crate) fn answered(mut self, now: Instant) {
         // A failing status has been settled with the head.
-        let answer = Answer { status: self.status, grpc_status: None };
-        let outcome = self.rule.guard.as_ref().map_or(Outcome::Success, |guard| guard.failures.outcome(&answer));
-        self.settle(outcome, now);
-        self.record(Ending::Answered, self.status, now);
+        match self.outcome() {
+            Some(outcome) => {
+                self.settle(outcome, now);
+                self.record(Ending::Answered, self.status, now);
+            }
+            None => self.broke(Ending::Reset, now),
+        }
     }
 
     /// It ended otherwise; `status` is what the client got, 0 where it got none.

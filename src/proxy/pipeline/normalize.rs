@@ -48,8 +48,8 @@ pub(crate) enum BadRequest {
     /// HTTP/2's `:authority` and the Host header name two hosts.
     #[error("header Host does not agree with :authority")]
     HostDiffers,
-    /// CONNECT asks for a tunnel.
-    #[error("method CONNECT is not served")]
+    /// CONNECT over HTTP/2.
+    #[error("method CONNECT is served on HTTP/1.1 only")]
     Connect,
     /// The target is neither a path nor an absolute http URI.
     #[error("request target is neither a path nor an absolute http URI")]
@@ -70,15 +70,16 @@ pub(crate) enum BadRequest {
 
 /// Checks a request's head and makes it fit for the upstream's connection.
 pub(crate) fn request(request: &mut Request<Incoming>, hop: &Hop) -> Result<(), BadRequest> {
-    if request.method() == Method::CONNECT {
-        return Err(BadRequest::Connect);
-    }
     bounded(request)?;
     only_chunked(request.headers())?;
     if hop.is_loop(request.headers()) {
         return Err(BadRequest::Loop);
     }
-    origin_form(request)?;
+    if request.method() == Method::CONNECT {
+        tunnel_target(request)?;
+    } else {
+        origin_form(request)?;
+    }
     let trailers = wants_trailers(request.headers());
     strip_hop_by_hop(request.headers_mut());
     if trailers {
@@ -196,6 +197,22 @@ fn is_port(bytes: &[u8]) -> bool {
         [] => true,
         [b':', port @ ..] => port.len() <= 5 && port.iter().all(u8::is_ascii_digit),
         _ => false,
+    }
+}
+
+/// CONNECT names a host and port, and the Host header the same (RFC 9112 section 3.2.3). Where the tunnel leads is
+/// for the route to say, and whether there is one for its destination.
+fn tunnel_target(request: &Request<Incoming>) -> Result<(), BadRequest> {
+    if request.version() == Version::HTTP_2 {
+        return Err(BadRequest::Connect);
+    }
+    let authority = request.uri().authority().filter(|name| name.port().is_some() && !name.as_str().contains('@'));
+    let authority = host_value(authority.ok_or(BadRequest::Target)?)?;
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) if *host == authority => Ok(()),
+        (Some(_), None) => Err(BadRequest::Host),
+        _ => Err(BadRequest::HostCount),
     }
 }
 

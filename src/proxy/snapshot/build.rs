@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use fusebox_policy::circuit_breaker::{FailureClassifier, MaxOpenPercent, Settings};
 use fusebox_policy::config::{
-    BreakerKey, BreakerRule, CircuitBreaker, InboundRoute, OutboundRoute, ProxyConfig, RequestMatch, ServiceId, Side,
+    BreakerKey, BreakerRule, CircuitBreaker, InboundRoute, OutboundRoute, Protocol, ProxyConfig, RequestMatch,
+    ServiceId, Side,
 };
 use fusebox_policy::matching::RequestMatcher;
 use http::HeaderValue;
@@ -34,6 +35,7 @@ struct RoutePlan<'a> {
     side: Side,
     service: Option<&'a ServiceId>,
     port: u16,
+    protocol: Protocol,
     addresses: Vec<String>,
     policy: Option<&'a CircuitBreaker>,
 }
@@ -84,7 +86,7 @@ pub(super) fn assemble(
 
 impl Builder<'_> {
     fn inbound(&mut self, index: usize, route: &InboundRoute) -> Result<Arc<Route>, ConfigError> {
-        let InboundRoute { port, protocol: _, circuit_breaker } = route;
+        let InboundRoute { port, protocol, circuit_breaker } = route;
         let listener = self.around.topology.listeners.iter().find_map(|destination| match destination {
             Destination::Application { address, port: own } if own == port => Some(address.clone()),
             _ => None,
@@ -94,13 +96,14 @@ impl Builder<'_> {
             side: Side::Server,
             service: None,
             port: *port,
+            protocol: *protocol,
             addresses: listener.into_iter().collect(),
             policy: circuit_breaker.as_ref(),
         })
     }
 
     fn outbound(&mut self, index: usize, route: &OutboundRoute) -> Result<Arc<Route>, ConfigError> {
-        let OutboundRoute { service, port, port_name: _, protocol: _, addresses, circuit_breaker } = route;
+        let OutboundRoute { service, port, port_name: _, protocol, addresses, circuit_breaker } = route;
         let field = format!("outbound[{index}]");
         for (position, address) in addresses.iter().enumerate() {
             parse::host_port(address)
@@ -111,6 +114,7 @@ impl Builder<'_> {
             side: Side::Client,
             service: Some(service),
             port: *port,
+            protocol: *protocol,
             addresses: Some(self.fixed(service, *port)).filter(|fixed| !fixed.is_empty()).unwrap_or(addresses.clone()),
             policy: circuit_breaker.as_ref(),
         })
@@ -156,6 +160,7 @@ impl Builder<'_> {
             side: Side::Server,
             service: None,
             port,
+            protocol: Protocol::Detect,
             addresses: vec![address.to_owned()],
             policy: None,
         })
@@ -167,6 +172,7 @@ impl Builder<'_> {
             side: Side::Client,
             service: Some(&place.service),
             port: place.port,
+            protocol: Protocol::Detect,
             addresses: self.fixed(&place.service, place.port),
             policy: None,
         })
@@ -190,7 +196,7 @@ impl Builder<'_> {
                 vec![Arc::new(Rule { matcher: None, timeout: None, pools, target, series, guard: None })]
             }
         };
-        Ok(Arc::new(Route { port: plan.port, rules }))
+        Ok(Arc::new(Route { port: plan.port, protocol: plan.protocol, rules }))
     }
 
     fn rules(

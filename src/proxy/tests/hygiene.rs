@@ -172,7 +172,6 @@ async fn requests_that_two_parties_could_read_differently_never_reach_the_upstre
         refused("a bare CR as a line's end", "GET / HTTP/1.1\rhost: a\r\r", BAD),
         refused("an unknown version", "GET / HTTP/1.2\r\nhost: a\r\n\r\n", BAD),
         refused("HTTP/0.9", "GET /\r\n\r\n", BAD),
-        refused("TLS", "\x16\x03\x01\x02\0\x01\0\r\n\r\n", BAD),
         refused("two lengths", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabcd", BAD),
         refused("two lengths in one", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4, 4\r\n\r\nabcd", BAD),
         refused("a negative length", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: -1\r\n\r\n", BAD),

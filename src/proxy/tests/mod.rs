@@ -11,6 +11,8 @@ mod draining;
 mod endpoints;
 mod falling_back;
 mod forwarding;
+mod grpc;
+mod http2;
 mod hygiene;
 mod hygiene_answers;
 mod judging;
@@ -19,7 +21,9 @@ mod restarting;
 mod scaling;
 mod shadowing;
 mod swapping;
+mod tunnelling;
 
 mod operator;
 mod recorder;
 pub(crate) mod support;
+mod support_http2;

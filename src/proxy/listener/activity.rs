@@ -1,0 +1,144 @@
+//! What happens on one client connection, noted where it happens and read by the watch over it.
+//!
+//! It must cost next to nothing: relaxed counters, no clock. Who decides by them looks once a second,
+//! and a request pays no timer of its own for idle, slow or silent clients.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::task::Waker;
+
+use parking_lot::Mutex;
+
+/// The counters of one connection.
+#[derive(Debug, Default)]
+pub(crate) struct Activity {
+    served: AtomicU64,
+    in_flight: AtomicU32,
+    read: AtomicU64,
+    written: AtomicU64,
+    /// Bytes came since the last request's head was complete.
+    fresh_bytes: AtomicBool,
+    /// The request's body is not complete.
+    body_open: AtomicBool,
+    write_blocked: AtomicBool,
+    half_closed: AtomicBool,
+    /// Whether the protocol lets a client end its sending and still read.
+    half_close_allowed: AtomicBool,
+    /// Who reads the client's end once nothing is in flight any more.
+    reader: Mutex<Option<Waker>>,
+}
+
+/// One request that is being served, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct InFlight(Arc<Activity>);
+
+impl Activity {
+    /// A request's head was complete.
+    pub(crate) fn begin(self: &Arc<Self>) -> InFlight {
+        self.served.fetch_add(1, Relaxed);
+        self.in_flight.fetch_add(1, Relaxed);
+        self.fresh_bytes.store(false, Relaxed);
+        InFlight(Arc::clone(self))
+    }
+
+    /// Requests since the connection began.
+    pub(crate) fn served(&self) -> u64 {
+        self.served.load(Relaxed)
+    }
+
+    /// Requests being served at this moment.
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Relaxed)
+    }
+
+    /// Bytes from the client.
+    pub(crate) fn read(&self) -> u64 {
+        self.read.load(Relaxed)
+    }
+
+    /// Bytes to the client.
+    pub(crate) fn written(&self) -> u64 {
+        self.written.load(Relaxed)
+    }
+
+    /// Whether a head has begun to arrive.
+    pub(crate) fn is_head_partial(&self) -> bool {
+        self.fresh_bytes.load(Relaxed) && self.in_flight() == 0
+    }
+
+    /// Whether bytes wait for the client to read.
+    pub(crate) fn is_write_blocked(&self) -> bool {
+        self.write_blocked.load(Relaxed)
+    }
+
+    /// Whether the client sends no more, though it may still read.
+    pub(crate) fn is_half_closed(&self) -> bool {
+        self.half_closed.load(Relaxed)
+    }
+
+    /// The protocol lets a client end its sending and still read its answer.
+    pub(crate) fn allow_half_close(&self) {
+        self.half_close_allowed.store(true, Relaxed);
+    }
+
+    /// An end of the client's sending is passed on from now on.
+    pub(crate) fn forbid_half_close(&self) {
+        self.half_close_allowed.store(false, Relaxed);
+    }
+
+    /// Whether a request's body is still to come.
+    pub(crate) fn set_body_open(&self, open: bool) {
+        self.body_open.store(open, Relaxed);
+    }
+
+    /// The client sent bytes.
+    pub(crate) fn note_read(&self, bytes: usize) {
+        self.read.fetch_add(bytes as u64, Relaxed);
+        self.fresh_bytes.store(true, Relaxed);
+    }
+
+    /// Bytes that were read before are read again.
+    pub(crate) fn note_reread(&self) {
+        self.fresh_bytes.store(true, Relaxed);
+    }
+
+    /// The client's socket took bytes.
+    pub(crate) fn note_written(&self, bytes: usize) {
+        self.written.fetch_add(bytes as u64, Relaxed);
+        self.write_blocked.store(false, Relaxed);
+        self.wake_reader();
+    }
+
+    /// The client's socket takes no more.
+    pub(crate) fn note_write_blocked(&self) {
+        self.write_blocked.store(true, Relaxed);
+    }
+
+    /// The client sends no more. True while that is to be kept from the parser, which would take it for an abort:
+    /// the whole request is here, and its answer is not yet sent.
+    pub(crate) fn holds_end_back(&self, reader: &Waker) -> bool {
+        let possible = self.half_close_allowed.load(Relaxed) && !self.body_open.load(Relaxed);
+        let held = possible && (self.in_flight() > 0 || self.is_write_blocked());
+        if held {
+            *self.reader.lock() = Some(reader.clone());
+            self.half_closed.store(true, Relaxed);
+        }
+        held
+    }
+
+    fn wake_reader(&self) {
+        if self.is_half_closed()
+            && let Some(reader) = self.reader.lock().take()
+        {
+            reader.wake();
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Relaxed);
+        self.0.fresh_bytes.store(false, Relaxed);
+        self.0.wake_reader();
+    }
+}

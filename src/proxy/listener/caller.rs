@@ -1,0 +1,63 @@
+//! Who sends requests on one connection, and what its requests share.
+//!
+//! It must stay small: there is one for each connection, and each request holds it by one pointer.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::activity::Activity;
+use crate::enforcer::Enforcer;
+use crate::pipeline::hop::Hop;
+use crate::tunnel::Upstream;
+
+/// One client connection, as its requests see it.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    /// What is in force.
+    pub(crate) enforcer: Arc<Enforcer>,
+    /// The listener it came in by.
+    pub(crate) listener: usize,
+    /// The connection, as requests are told of it.
+    pub(crate) hop: Hop,
+    /// What happens on it.
+    pub(crate) activity: Arc<Activity>,
+    /// Cancelled when no new requests are wanted.
+    pub(crate) draining: CancellationToken,
+    born: Instant,
+    upgraded: Mutex<Option<Upstream>>,
+}
+
+impl Caller {
+    /// A connection from `peer` on listener `listener`, which begins now.
+    pub(crate) fn new(enforcer: Arc<Enforcer>, listener: usize, peer: SocketAddr, draining: CancellationToken) -> Self {
+        let hop = Hop::new(enforcer.direction(listener), Some(peer));
+        Self {
+            enforcer,
+            listener,
+            hop,
+            activity: Arc::default(),
+            draining,
+            born: Instant::now(),
+            upgraded: Mutex::new(None),
+        }
+    }
+
+    /// Whether the connection began longer ago than `age`.
+    pub(crate) fn is_older_than(&self, age: Duration) -> bool {
+        self.born.elapsed() > age
+    }
+
+    /// The connection is to become a tunnel after the answer that is being given.
+    pub(crate) fn upgrade(&self, upgraded: Upstream) {
+        *self.upgraded.lock() = Some(upgraded);
+    }
+
+    /// The tunnel it is to become.
+    pub(crate) fn take_upgrade(&self) -> Option<Upstream> {
+        self.upgraded.lock().take()
+    }
+}

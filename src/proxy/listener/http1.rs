@@ -1,0 +1,202 @@
+//! HTTP/1 on one client connection, for as long as there is something to do.
+//!
+//! It must give the socket back as soon as the client is silent: an idle connection then costs a socket
+//! and a few hundred bytes, because no parser and no buffer are kept for it.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::time::{Instant, Sleep};
+
+use super::activity::Activity;
+use super::caller::Caller;
+use super::stream::ClientStream;
+use super::{MAX_CONNECTION_AGE, MAX_HEADER_BYTES};
+use crate::pipeline;
+use crate::tunnel::Upstream;
+
+/// How often the watch looks.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How many ticks a request's head may take.
+pub(crate) const HEAD_TICKS: u32 = 10;
+
+/// How many ticks a client may leave its answer unread.
+pub(crate) const WRITE_TICKS: u32 = 60;
+
+/// How many ticks a client that sends no more is served without anything to send to it. It may have gone away
+/// for good, which looks the same, and then its request is given up.
+pub(crate) const HALF_CLOSED_TICKS: u32 = 2;
+
+/// What became of the connection.
+pub(super) enum End {
+    /// It is over, and what was sent may still be on its way.
+    Closed(ClientStream),
+    /// The client is silent; it goes on with its next byte.
+    Idle(ClientStream),
+    /// Both ends agreed to speak something else.
+    Upgraded(ClientStream, Upstream),
+    /// Nothing more can be sent on it.
+    Cut,
+}
+
+/// What the watch makes of what it saw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sight {
+    Fine,
+    Idle,
+    Cut,
+}
+
+/// Sees once a second whether the connection still does something.
+#[derive(Debug, Default)]
+struct Watch {
+    served: u64,
+    written: u64,
+    head_ticks: u32,
+    write_ticks: u32,
+    half_closed_ticks: u32,
+}
+
+/// Why the parser was asked to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Nothing,
+    /// The client is silent.
+    Idle,
+    /// No further request is wanted.
+    End,
+}
+
+/// Serves requests until the client is silent for a second, or is done.
+pub(super) async fn serve(stream: ClientStream, caller: &Arc<Caller>) -> End {
+    let activity = Arc::clone(stream.activity());
+    activity.allow_half_close();
+    let serving = Arc::clone(caller);
+    let service = service_fn(move |request| pipeline::handle(Arc::clone(&serving), request));
+    let mut connection = http1::Builder::new()
+        .header_read_timeout(None)
+        .max_header_size(MAX_HEADER_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut watch = Watch { served: activity.served(), ..Watch::default() };
+    let mut tick = pin!(tokio::time::sleep(TICK));
+    let mut draining = pin!(caller.draining.cancelled());
+    let mut asked = Asked::Nothing;
+    let ended = std::future::poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
+                return Poll::Ready(Some(result));
+            }
+            let before = asked;
+            if asked != Asked::End && draining.as_mut().poll(cx).is_ready() {
+                asked = Asked::End;
+            }
+            while ticked(tick.as_mut(), cx) {
+                match watch.look(&activity) {
+                    Sight::Cut => return Poll::Ready(None),
+                    Sight::Idle if asked == Asked::Nothing => asked = Asked::Idle,
+                    Sight::Fine if asked == Asked::Nothing && caller.is_older_than(MAX_CONNECTION_AGE) => {
+                        asked = Asked::End;
+                    }
+                    Sight::Idle | Sight::Fine => {}
+                }
+            }
+            if asked == before {
+                return Poll::Pending;
+            }
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+    })
+    .await;
+    let Some(result) = ended else { return End::Cut };
+    let parts = connection.into_parts();
+    let mut stream = parts.io.into_inner();
+    stream.put_back(parts.read_buf);
+    match (result, caller.take_upgrade()) {
+        (Ok(()), Some(upgraded)) => End::Upgraded(stream, upgraded),
+        (Ok(()), None) if asked == Asked::Idle && activity.in_flight() == 0 => End::Idle(stream),
+        (Ok(()), _) => End::Closed(stream),
+        (Err(error), _) => {
+            tracing::debug!(error = &error as &dyn std::error::Error, "client connection ended");
+            End::Closed(stream)
+        }
+    }
+}
+
+/// Whether another second is over.
+fn ticked(mut tick: Pin<&mut Sleep>, cx: &mut Context<'_>) -> bool {
+    let over = tick.as_mut().poll(cx).is_ready();
+    if over {
+        tick.reset(Instant::now() + TICK);
+    }
+    over
+}
+
+impl Watch {
+    fn look(&mut self, activity: &Activity) -> Sight {
+        let moved = std::mem::replace(&mut self.written, activity.written()) != activity.written();
+        let served = std::mem::replace(&mut self.served, activity.served()) != activity.served();
+        count(&mut self.write_ticks, activity.is_write_blocked() && !moved);
+        count(&mut self.half_closed_ticks, activity.is_half_closed() && !activity.is_write_blocked() && !moved);
+        count(&mut self.head_ticks, activity.is_head_partial() && !served);
+        if self.write_ticks > WRITE_TICKS || self.half_closed_ticks > HALF_CLOSED_TICKS || self.head_ticks > HEAD_TICKS
+        {
+            return Sight::Cut;
+        }
+        let busy = served || activity.in_flight() > 0 || activity.is_head_partial() || activity.is_write_blocked();
+        if busy { Sight::Fine } else { Sight::Idle }
+    }
+}
+
+/// Counts while `holds`, from zero again when it did not.
+fn count(ticks: &mut u32, holds: bool) {
+    *ticks = if holds { *ticks + 1 } else { 0 };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn looks(watch: &mut Watch, activity: &Activity, ticks: u32) -> Vec<Sight> {
+        (0..ticks).map(|_| watch.look(activity)).collect()
+    }
+
+    #[test]
+    fn a_silent_client_is_idle_and_a_request_in_flight_is_not() {
+        let activity = Arc::new(Activity::default());
+        let mut watch = Watch::default();
+        assert_eq!(watch.look(&activity), Sight::Idle);
+        let request = activity.begin();
+        assert_eq!(looks(&mut watch, &activity, 200), vec![Sight::Fine; 200], "an upstream may take its time");
+        drop(request);
+        assert_eq!(watch.look(&activity), Sight::Idle);
+    }
+
+    #[test]
+    fn a_head_that_does_not_end_is_cut() {
+        let activity = Arc::new(Activity::default());
+        let mut watch = Watch::default();
+        activity.note_read(1);
+        assert_eq!(looks(&mut watch, &activity, HEAD_TICKS), vec![Sight::Fine; HEAD_TICKS as usize]);
+        activity.note_read(1);
+        assert_eq!(watch.look(&activity), Sight::Cut, "one byte more buys no time");
+    }
+
+    #[test]
+    fn a_client_that_stops_reading_is_cut_unless_it_goes_on() {
+        let activity = Arc::new(Activity::default());
+        let mut watch = Watch::default();
+        let _request = activity.begin();
+        activity.note_write_blocked();
+        assert!(!looks(&mut watch, &activity, WRITE_TICKS).contains(&Sight::Cut));
+        activity.note_written(1);
+        activity.note_write_blocked();
+        assert!(!looks(&mut watch, &activity, WRITE_TICKS + 1).contains(&Sight::Cut));
+        assert_eq!(watch.look(&activity), Sight::Cut);
+    }
+}

@@ -1,0 +1,163 @@
+//! A client's socket: bytes that were read ahead, counters, and an end that is ours to choose.
+//!
+//! It must not close the socket when a protocol ends on it: the socket may go on as an idle connection
+//! or as a tunnel.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::activity::Activity;
+
+/// How much a client may still send after its last answer before its connection is closed.
+const LINGER_BYTES: u64 = 256 << 10;
+
+/// How long that may take.
+const LINGER_TIME: Duration = Duration::from_secs(1);
+
+/// A client's connection.
+#[derive(Debug)]
+pub(crate) struct ClientStream {
+    prefix: Bytes,
+    stream: TcpStream,
+    activity: Arc<Activity>,
+    end: End,
+}
+
+/// What the end of the protocol means for the socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Nothing: HTTP's end is not yet the socket's.
+    OfHttp,
+    /// No more is sent.
+    OfSending,
+}
+
+impl ClientStream {
+    /// A connection of which nothing was read.
+    pub(crate) fn new(stream: TcpStream, activity: Arc<Activity>) -> Self {
+        Self { prefix: Bytes::new(), stream, activity, end: End::OfHttp }
+    }
+
+    /// The socket.
+    pub(crate) fn socket(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// What happens on it.
+    pub(crate) fn activity(&self) -> &Arc<Activity> {
+        &self.activity
+    }
+
+    /// From now on the stream carries bytes, and each side ends its own sending.
+    pub(crate) fn into_tunnel(mut self) -> Self {
+        self.activity.forbid_half_close();
+        self.end = End::OfSending;
+        self
+    }
+
+    /// Whether bytes were read that nobody has taken yet.
+    pub(crate) fn has_prefix(&self) -> bool {
+        !self.prefix.is_empty()
+    }
+
+    /// Gives bytes back that were read but not used.
+    pub(crate) fn put_back(&mut self, bytes: Bytes) {
+        if self.prefix.is_empty() {
+            self.prefix = bytes;
+        } else if !bytes.is_empty() {
+            let mut both = BytesMut::from(&bytes[..]);
+            both.extend_from_slice(&self.prefix);
+            self.prefix = both.freeze();
+        }
+    }
+
+    /// Ends the connection so that the last answer arrives: a socket closed over unread bytes would take it back.
+    pub(crate) async fn close(mut self) {
+        if self.stream.shutdown().await.is_err() {
+            return;
+        }
+        let mut left = LINGER_BYTES;
+        let mut buffer = [0; 1024];
+        let discarding = async {
+            while let Ok(length @ 1..) = self.stream.read(&mut buffer).await {
+                left = left.saturating_sub(length as u64);
+                if left == 0 {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(LINGER_TIME, discarding).await;
+    }
+
+    fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match &polled {
+            Poll::Ready(Ok(bytes)) => self.activity.note_written(*bytes),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => self.activity.note_write_blocked(),
+        }
+        polled
+    }
+}
+
+impl AsyncRead for ClientStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.prefix.is_empty() {
+            let length = this.prefix.len().min(buffer.remaining());
+            buffer.put_slice(&this.prefix.split_to(length));
+            this.activity.note_reread();
+            return Poll::Ready(Ok(()));
+        }
+        let before = buffer.filled().len();
+        std::task::ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
+        match buffer.filled().len() - before {
+            0 if this.activity.holds_end_back(cx.waker()) => Poll::Pending,
+            0 => Poll::Ready(Ok(())),
+            length => {
+                this.activity.note_read(length);
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.stream).poll_write(cx, bytes);
+        this.wrote(polled)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, parts);
+        this.wrote(polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        match this.end {
+            End::OfHttp => Poll::Ready(Ok(())),
+            End::OfSending => Pin::new(&mut this.stream).poll_shutdown(cx),
+        }
+    }
+}
