@@ -34,9 +34,20 @@ pub struct Permit {
     /// The address of the breaker that gave it. What this costs is less than what sharing an [`Arc`] costs:
     /// every thread would write to its one counter.
     breaker: usize,
+    /// When it was counted, or [`NO_EPOCH`].
+    epoch: u64,
+    /// Only a probe has anything to give back; apart from the rest, so that the others are three words in registers.
+    probe: Option<Box<Probe>>,
+}
+
+/// An epoch that never is: in it nothing decides.
+const NO_EPOCH: u64 = u64::MAX;
+
+/// A probe's slot, given back when dropped.
+#[derive(Debug)]
+struct Probe {
+    shared: Arc<SharedBreaker>,
     ticket: Option<Ticket>,
-    /// Only a probe has anything to give back.
-    probed: Option<Arc<SharedBreaker>>,
 }
 
 /// A breaker's epoch plus one while every request passes, or 0 while requests must ask.
@@ -69,16 +80,17 @@ impl SharedBreaker {
 
     /// Tells how a request ended that this breaker let pass. A permit of another breaker is as if dropped.
     #[inline]
-    pub fn settle(&self, mut permit: Permit, ended: impl Into<Ended>, now: Instant) -> Option<Transition> {
-        if permit.breaker != self.address() {
+    pub fn settle(&self, permit: Permit, ended: impl Into<Ended>, now: Instant) -> Option<Transition> {
+        let Permit { breaker, epoch, probe } = permit;
+        let ended = ended.into();
+        if let Some(probe) = probe {
+            return self.settle_probe(probe, ended, now);
+        }
+        let good = ended.outcome == Outcome::Success && breaker == self.address();
+        if good && self.stripes.count(epoch, ended.took, now) {
             return None;
         }
-        let (ticket, ended) = (permit.ticket.take()?, ended.into());
-        let good = ended.outcome == Outcome::Success && ticket.kind == TicketKind::Counted;
-        if good && self.stripes.count(ticket.epoch, ended.took, now) {
-            return None;
-        }
-        self.tell(ticket, ended, now)
+        self.settle_counted((breaker, epoch), ended, now)
     }
 
     /// Whether a request would pass at `now`, without a step, as [`Breaker::standing`].
@@ -124,8 +136,7 @@ impl SharedBreaker {
 
     #[inline]
     fn pass(&self, epoch: u64) -> Admission<Permit> {
-        let ticket = Ticket { epoch, kind: TicketKind::Counted };
-        let permit = Permit { breaker: self.address(), ticket: Some(ticket), probed: None };
+        let permit = Permit { breaker: self.address(), epoch, probe: None };
         Admission { decision: Decision::Admitted(permit), transition: None }
     }
 
@@ -135,13 +146,32 @@ impl SharedBreaker {
             return self.pass(epoch);
         }
         self.locked(|breaker| breaker.admit(now)).map(|ticket| {
-            let probed = ticket.is_probe().then(|| Arc::clone(self));
-            Permit { breaker: self.address(), ticket: Some(ticket), probed }
+            let (epoch, probe) = match ticket.kind {
+                TicketKind::Counted => (ticket.epoch, None),
+                TicketKind::Untracked => (NO_EPOCH, None),
+                TicketKind::Probe(_) => {
+                    (ticket.epoch, Some(Box::new(Probe { shared: Arc::clone(self), ticket: Some(ticket) })))
+                }
+            };
+            Permit { breaker: self.address(), epoch, probe }
         })
     }
 
     #[cold]
-    fn tell(&self, ticket: Ticket, ended: Ended, now: Instant) -> Option<Transition> {
+    fn settle_counted(&self, permit: (usize, u64), ended: Ended, now: Instant) -> Option<Transition> {
+        let (breaker, epoch) = permit;
+        let ticket = Ticket { epoch, kind: TicketKind::Counted };
+        if breaker == self.address() { self.locked(|breaker| breaker.settle(ticket, ended, now)) } else { None }
+    }
+
+    /// Takes the box as it is: a reference to what is in it would keep every permit in memory, not in registers.
+    #[cold]
+    #[allow(clippy::boxed_local)]
+    fn settle_probe(&self, mut probe: Box<Probe>, ended: Ended, now: Instant) -> Option<Transition> {
+        if probe.shared.address() != self.address() {
+            return None;
+        }
+        let ticket = probe.ticket.take()?;
         self.locked(|breaker| breaker.settle(ticket, ended, now))
     }
 
@@ -174,15 +204,14 @@ impl Permit {
     /// Whether the request is a probe of a half-open breaker.
     #[must_use]
     pub fn is_probe(&self) -> bool {
-        self.probed.is_some()
+        self.probe.is_some()
     }
 }
 
-impl Drop for Permit {
-    #[inline]
+impl Drop for Probe {
     fn drop(&mut self) {
-        if let (Some(breaker), Some(ticket)) = (self.probed.take(), self.ticket.take()) {
-            breaker.locked(|breaker| breaker.release(ticket));
+        if let Some(ticket) = self.ticket.take() {
+            self.shared.locked(|breaker| breaker.release(ticket));
         }
     }
 }

@@ -63,7 +63,7 @@ impl Stripes {
         let now = since(stripe.origin, now);
         loop {
             let tally = stripe.tally.load(Ordering::Acquire);
-            let open = tally >> COUNT_BITS == epoch + 1 && tally & MAX_COUNT < MAX_COUNT;
+            let open = tally >> COUNT_BITS == epoch.wrapping_add(1) && tally != CLOSED && tally & MAX_COUNT < MAX_COUNT;
             // Read after the tally: an end that is newer than the tally means that the tally has been
             // closed since, and the exchange fails.
             if !open || now >= stripe.until.load(Ordering::Acquire) {
