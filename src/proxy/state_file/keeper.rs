@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use fusebox_policy::circuit_breaker::{Snapshot, WindowSnapshot};
 use fusebox_policy::config::BreakerKey;
 use fusebox_policy::report::BreakerState;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{Entry, encode, fingerprint, write};
@@ -33,13 +34,22 @@ pub(crate) struct Keeper {
     note: String,
     /// Taken before anything can change.
     changes: watch::Receiver<u64>,
+    /// Held while the file is written, since the last write of a draining proxy may meet one under way.
+    writing: Arc<Mutex<()>>,
 }
 
 impl Keeper {
     /// Keeps `path`. `note` stays to be seen when the file is good again.
     pub(crate) fn new(path: PathBuf, enforcer: &Arc<Enforcer>, health: &Arc<Health>, note: String) -> Self {
         let changes = enforcer.changes();
-        Self { path, enforcer: Arc::clone(enforcer), health: Arc::clone(health), note, changes }
+        Self {
+            path,
+            enforcer: Arc::clone(enforcer),
+            health: Arc::clone(health),
+            note,
+            changes,
+            writing: Arc::default(),
+        }
     }
 
     /// Writes after each change, and now and then, until it is dropped.
@@ -59,8 +69,9 @@ impl Keeper {
         if self.enforcer.generation() == 0 {
             return;
         }
-        let (path, enforcer) = (self.path.clone(), Arc::clone(&self.enforcer));
+        let (path, enforcer, writing) = (self.path.clone(), Arc::clone(&self.enforcer), Arc::clone(&self.writing));
         let written = tokio::task::spawn_blocking(move || {
+            let _one_at_a_time = writing.lock();
             let entries = entries(&enforcer, Instant::now());
             write(&path, &encode(&entries, clock::unix_now_ms())?)
         });

@@ -244,3 +244,29 @@ async fn stale_endpoints_fall_back_to_the_services_address_and_come_back_with_th
     assert!(states(&proxy).contains(&BreakerState::Open), "endpoints that stay keep their breakers");
     assert_eq!(get(address, "/").await.status, StatusCode::OK);
 }
+
+#[test]
+fn endpoints_over_the_bound_of_one_proxy_go_by_the_services_address() {
+    use crate::endpoints::{Known, MAX_ENDPOINT_BREAKERS};
+    let (each, rules) = (1_000, MAX_ENDPOINT_BREAKERS / 1_000 + 1);
+    let mut settings = config("127.0.0.1:1".parse().unwrap());
+    policy(&mut settings).endpoint_scope = Some(EndpointScope { max_open_percent: 50 });
+    let template = settings.outbound.remove(0);
+    let mut services = Vec::new();
+    for number in 0..rules {
+        let mut route = template.clone();
+        route.service.name = format!("service-{number:02}");
+        route.circuit_breaker.as_mut().unwrap().target.name = route.service.name.clone();
+        let addresses = (0..each).map(|port| format!("10.0.0.{number}:{}", port + 1)).collect();
+        services.push(ServiceEndpoints { service: route.service.clone(), port: 80, addresses });
+        settings.outbound.push(route);
+    }
+    let enforcer = crate::enforcer::Enforcer::new(crate::snapshot::Topology::default()).unwrap();
+    enforcer.endpoints(services, std::time::Instant::now());
+    enforcer.apply(&settings, "1").unwrap();
+    let snapshot = enforcer.snapshot();
+    let groups = snapshot.breakers.values().map(|installed| &installed.endpoints.as_ref().unwrap().0);
+    let known: Vec<_> = groups.map(|group| (group.members().known, group.members().all.len())).collect();
+    assert_eq!(known[..rules - 1], vec![(Known::Fresh, each); rules - 1]);
+    assert_eq!(known[rules - 1], (Known::TooMany, 0));
+}

@@ -162,3 +162,23 @@ async fn a_place_that_cannot_be_written_is_degraded_and_traffic_flows() {
     assert_eq!(get(proxy.listeners()[0].address, "/").await.status, StatusCode::OK);
     assert_eq!(proxy.drain().await, crate::Drained::Complete);
 }
+
+#[tokio::test]
+async fn a_configuration_torn_between_two_sections_is_not_used_and_that_is_said() {
+    let (upstream, directory) = (Upstream::start().await, tempfile::tempdir().unwrap());
+    let path = directory.path().join("config.yaml");
+    let text = fusebox_policy::seal::seal(&serde_yaml::to_string(&config(upstream.address)).unwrap());
+    let torn = &text[..text.find("outbound:").unwrap()];
+    let rest = torn.split_once('\n').unwrap().1;
+    assert!(serde_yaml::from_str::<fusebox_policy::config::ProxyConfig>(rest).is_ok(), "it is whole YAML");
+    std::fs::write(&path, torn).unwrap();
+    let mut options = options();
+    options.config = Some(path.clone());
+    options.upstream = vec![format!("shop/payments={}", upstream.address).parse().unwrap()];
+    let proxy = Proxy::start(options.clone()).await.unwrap();
+    assert!(proxy.health().config.message.contains("torn"), "{}", proxy.health().config.message);
+    assert_eq!(proxy.state().revision, None);
+    assert_eq!(get(proxy.listeners()[0].address, "/").await.status, StatusCode::OK);
+    std::fs::write(&path, text).unwrap();
+    assert!(Proxy::start(options).await.unwrap().state().revision.is_some());
+}
