@@ -25,7 +25,7 @@ use fusebox_policy::config::{ForcedState, Mode};
 use fusebox_policy::report::BreakerState;
 use http::header::{self, HeaderValue};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 
@@ -91,7 +91,7 @@ async fn answer(caller: &Arc<Caller>, mut request: Request<Incoming>) -> Respons
             problem::no_address(place(&rule))
         }
         Gate::Refuse(refusal) => {
-            let response = refuse(&rule, &refusal, request.method());
+            let response = refuse(&rule, &refusal, &request);
             rule.series.record(Ending::Refused, response.status().as_u16(), Duration::ZERO);
             discard(request);
             response
@@ -271,11 +271,12 @@ fn failed(exchange: Exchange, ending: Ending, client: Option<&ClientBody>) -> Re
     response
 }
 
-fn refuse(rule: &Rule, refusal: &Refusal, method: &Method) -> Response<ResponseBody> {
+/// The policy's fixed answer, or else a problem document; a gRPC caller could read nothing of the former.
+fn refuse(rule: &Rule, refusal: &Refusal, request: &Request<Incoming>) -> Response<ResponseBody> {
     let Some(guard) = &rule.guard else { return problem::reset(place(rule)) };
     let (state, header) = refusal_words(guard, refusal);
-    if let Some(fallback) = &guard.fallback {
-        return fallback.answer(method, header).map(ResponseBody::Local);
+    if let Some(fallback) = guard.fallback.as_ref().filter(|_| !grpc::is_grpc(request.headers())) {
+        return fallback.answer(request.method(), header).map(ResponseBody::Local);
     }
     problem::refused(place(rule), state, header, refusal.retry_after)
 }

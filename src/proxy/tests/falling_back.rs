@@ -7,6 +7,7 @@ use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 
 use super::support::{Client, Upstream, config, force, get, policy, proxy, raw, trip};
+use super::support_http2::{Http2Client, Http2Upstream};
 
 fn header(name: &str, value: &str) -> AnswerHeader {
     AnswerHeader { name: name.into(), value: value.into() }
@@ -91,4 +92,18 @@ async fn an_answer_that_could_break_its_connection_is_refused_with_its_field() {
         let error = proxy.apply(&bad).unwrap_err();
         assert_eq!(error.field(), format!("outbound[0].circuitBreaker.fallback.{field}"), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_grpc_caller_gets_the_refusal_it_can_read() {
+    let (plain, upstream) = (Upstream::start().await, Http2Upstream::start().await);
+    let mut settings = with_fallback(&plain);
+    settings.outbound[0].addresses = vec![upstream.address.to_string()];
+    policy(&mut settings).force = force(ForcedState::ForcedOpen, Duration::from_secs(60));
+    let (_proxy, address) = proxy(&settings).await;
+    let refused = Http2Client::connect(address).await.call("/only/0", &[]).await;
+    assert_eq!((refused.status, refused.grpc_status()), (StatusCode::OK, "14"));
+    assert_eq!((refused.header("x-from"), refused.header("fusebox-error")), ("", "circuit-open"));
+    assert!(refused.header("grpc-message").contains("forced-open"), "{}", refused.header("grpc-message"));
+    assert_eq!(upstream.requests(), 0);
 }

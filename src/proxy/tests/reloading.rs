@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use fusebox_policy::config::{OutboundRoute, PathMatch, ProxyConfig, RequestMatch, ServiceId, StatusRange};
+use fusebox_policy::config::{
+    BreakerParameters, OutboundRoute, PathMatch, ProxyConfig, RequestMatch, ServiceId, StatusRange,
+};
 use fusebox_policy::report::{BreakerReport, BreakerState};
 use http::StatusCode;
 use tokio::task::JoinSet;
@@ -16,7 +18,7 @@ use crate::Proxy;
 
 const A_SECOND: u32 = 100;
 const CLIENTS: usize = 4;
-const OTHER_ROUTES: u16 = 50;
+const OTHER_ROUTES: u16 = 10;
 
 /// How many configurations are applied.
 fn reloads() -> u32 {
@@ -24,11 +26,13 @@ fn reloads() -> u32 {
     seconds * A_SECOND
 }
 
-/// Three rules by path and fifty more routes.
+/// Three rules by path and ten more routes, and open times that no run outlasts.
 fn settings(upstream: &Upstream) -> ProxyConfig {
     let mut settings = config(upstream.address);
+    policy(&mut settings).rules[0].breaker = outlasting();
     for path in ["/status/500", "/status/502"] {
         let mut by_path = rule(path.trim_start_matches("/status/"));
+        by_path.breaker = outlasting();
         by_path.matches = Some(RequestMatch { path: Some(PathMatch::Exact(path.into())), ..RequestMatch::default() });
         policy(&mut settings).rules.insert(0, by_path);
     }
@@ -39,6 +43,13 @@ fn settings(upstream: &Upstream) -> ProxyConfig {
         settings.outbound.push(route);
     }
     settings
+}
+
+fn outlasting() -> BreakerParameters {
+    let mut parameters = rule("").breaker;
+    parameters.open.base_duration_ms = 3_600_000;
+    parameters.open.max_duration_ms = 3_600_000;
+    parameters
 }
 
 /// The same with everything changed that does not make breakers anew.
