@@ -20,6 +20,7 @@ mod reloading;
 mod restarting;
 mod scaling;
 mod shadowing;
+mod streaming;
 mod swapping;
 mod tunnelling;
 
