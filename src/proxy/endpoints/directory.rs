@@ -90,7 +90,7 @@ impl Directory {
     /// Takes note of the time; true when what was said has just become too old.
     pub(crate) fn has_become_stale(&mut self, now: Instant) -> bool {
         let age = self.lost_since.map(|since| now.saturating_duration_since(since));
-        let stale = age.is_some_and(|age| age >= self.max_age);
+        let stale = !self.told.is_empty() && age.is_some_and(|age| age >= self.max_age);
         std::mem::replace(&mut self.stale, stale) != stale && stale
     }
 
@@ -139,6 +139,8 @@ mod tests {
         let mut directory = Directory::new(&[], Duration::from_secs(60));
         let now = Instant::now();
         assert_eq!(directory.of(&place()).1, Known::Unknown);
+        directory.lost(now);
+        assert!(!directory.has_become_stale(now + Duration::from_secs(3600)), "nothing was said that could grow old");
         directory.tell(told(&["10.0.0.1:80"]));
         assert!(!directory.has_become_stale(now + Duration::from_secs(3600)), "a connected operator's word holds");
         directory.lost(now);
