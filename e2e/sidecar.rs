@@ -23,7 +23,7 @@ use crate::fleet::{Fleet, PATIENCE};
 pub struct SidecarOptions {
     /// `NAMESPACE/SERVICE:PORT` of its outbound listener.
     pub destination: String,
-    /// `NAMESPACE/SERVICE=ADDR` for it.
+    /// `NAMESPACE/SERVICE=ADDR` for it; when empty it goes where the configuration and the operator say.
     pub upstream: String,
     /// The application's address and container port for an inbound listener, as `ADDR/PORT`.
     pub application: Option<String>,
@@ -60,12 +60,14 @@ impl Sidecar {
         let file = |name: &str| folder.join(name).display().to_string();
         let mut arguments = vec![
             format!("--outbound={}={}", outbound.address(), options.destination),
-            format!("--upstream={}", options.upstream),
             format!("--admin={}", admin.address()),
             format!("--config={}", file("config.yaml")),
             format!("--control-ca={}", file("ca.crt")),
             format!("--token-file={}", file("token")),
         ];
+        if !options.upstream.is_empty() {
+            arguments.push(format!("--upstream={}", options.upstream));
+        }
         let control = if options.control.is_empty() { fleet.control_urls() } else { options.control.clone() };
         arguments.extend(control.iter().map(|url| format!("--control={url}")));
         arguments.extend(options.application.iter().map(|app| format!("--inbound={}={app}", inbound.address())));

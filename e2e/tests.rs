@@ -2,6 +2,8 @@
 
 #[path = "tests/cases.rs"]
 mod cases;
+#[path = "tests/endpoints.rs"]
+mod endpoints;
 #[path = "tests/kubectl.rs"]
 mod kubectl;
 #[path = "tests/leader.rs"]

@@ -6,12 +6,13 @@
 use std::io::Write as _;
 
 use anyhow::{Context as _, Result};
+use fusebox_api::circuit_breaker::Scope;
 use fusebox_api::common::Mode;
 use fusebox_api::names::{CONSENT_ANNOTATION, INJECT_ENABLED, INJECT_LABEL};
 use fusebox_compiler::compile;
 use fusebox_compiler::plan::{Cause, PolicyPlan, TargetPlan, Verdict};
 use fusebox_compiler::snapshot::{Pod, Snapshot};
-use fusebox_policy::config::{CircuitBreaker, PolicyId, ProxyConfig, Side, TargetId, WorkloadId};
+use fusebox_policy::config::{CircuitBreaker, PolicyId, Protocol, ProxyConfig, Side, TargetId, WorkloadId};
 use serde::Serialize;
 
 use crate::arguments::{ExplainArguments, Output};
@@ -36,6 +37,10 @@ struct Applies {
     policy: PolicyId,
     side: Side,
     mode: String,
+    /// `Service` or `Endpoint`.
+    scope: Scope,
+    /// What is spoken there: `Http`, `Tcp`, or `Detect` where nobody said.
+    protocol: Protocol,
     traffic: String,
     rules: Vec<String>,
 }
@@ -77,7 +82,7 @@ fn of_pod(mut snapshot: Snapshot, namespace: &str, name: &str) -> Option<Explana
     for (id, policy) in &plan.policies {
         for target in &policy.targets {
             let enforced = config.is_some_and(|config| {
-                breakers(config).any(|(_, breaker)| breaker.policy == *id && breaker.target == target.target)
+                breakers(config).any(|(_, _, breaker)| breaker.policy == *id && breaker.target == target.target)
             });
             if !enforced && concerns(&pod, id, target) {
                 let why = why_not(&snapshot, &pod, id, policy, target);
@@ -102,24 +107,25 @@ fn concerns(pod: &Pod, id: &PolicyId, target: &TargetPlan) -> bool {
 }
 
 /// Every breaker of a configuration with the traffic it stands in front of.
-fn breakers(config: &ProxyConfig) -> impl Iterator<Item = (String, &CircuitBreaker)> {
-    let inbound = config
-        .inbound
-        .iter()
-        .filter_map(|route| Some((format!("into port {}", route.port), route.circuit_breaker.as_ref()?)));
+fn breakers(config: &ProxyConfig) -> impl Iterator<Item = (String, Protocol, &CircuitBreaker)> {
+    let inbound = config.inbound.iter().filter_map(|route| {
+        Some((format!("into port {}", route.port), route.protocol, route.circuit_breaker.as_ref()?))
+    });
     let outbound = config.outbound.iter().filter_map(|route| {
         let traffic = format!("out to {}/{}:{}", route.service.namespace, route.service.name, route.port);
-        Some((traffic, route.circuit_breaker.as_ref()?))
+        Some((traffic, route.protocol, route.circuit_breaker.as_ref()?))
     });
     inbound.chain(outbound)
 }
 
 fn applying(config: &ProxyConfig) -> Vec<Applies> {
     breakers(config)
-        .map(|(traffic, breaker)| Applies {
+        .map(|(traffic, protocol, breaker)| Applies {
             policy: breaker.policy.clone(),
             side: breaker.side,
             mode: format!("{:?}", breaker.mode),
+            scope: if breaker.endpoint_scope.is_some() { Scope::Endpoint } else { Scope::Service },
+            protocol,
             traffic,
             rules: breaker.rules.iter().map(|rule| rule.name.clone()).filter(|name| !name.is_empty()).collect(),
         })
@@ -182,9 +188,10 @@ fn print(explanation: &Explanation, terminal: &mut Terminal) -> Result<()> {
         writeln!(out, "{} {fix}. With one it would be:", Styled(CARE, "It has no sidecar, so nothing is enforced:"))?;
     }
     writeln!(out, "\n{}", Styled(GOOD, if applies.is_empty() { "No policy applies." } else { "Applies:" }))?;
-    for Applies { policy, side, mode, traffic, rules } in applies {
+    for Applies { policy, side, mode, scope, protocol, traffic, rules } in applies {
         let rules = if rules.is_empty() { String::new() } else { format!(", rules {}", rules.join(", ")) };
-        writeln!(out, "  {}/{}: {traffic} (side {side:?}, mode {mode}{rules})", policy.namespace, policy.name)?;
+        let how = format!("side {side:?}, scope {scope:?}, mode {mode}, protocol {protocol:?}{rules}");
+        writeln!(out, "  {}/{}: {traffic} ({how})", policy.namespace, policy.name)?;
     }
     if !does_not_apply.is_empty() {
         writeln!(out, "\n{}", Styled(FAINT, "Does not apply:"))?;

@@ -159,9 +159,10 @@ fn announce(proxy: &Proxy, config: &ProxyConfig, terminal: &mut Terminal) -> Res
         let rules: Vec<_> =
             breaker.rules.iter().map(|rule| rule.name.as_str()).filter(|name| !name.is_empty()).collect();
         let rules = if rules.is_empty() { String::new() } else { format!(", rules {}", rules.join(", ")) };
+        let scope = if breaker.endpoint_scope.is_some() { "scope Endpoint, " } else { "" };
         writeln!(
             terminal.out,
-            "{} {}/{} on {}/{}:{port} (mode {:?}{rules})",
+            "{} {}/{} on {}/{}:{port} ({scope}mode {:?}{rules})",
             Styled(GOOD, "applies"),
             breaker.policy.namespace,
             breaker.policy.name,

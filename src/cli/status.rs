@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use fusebox_api::CircuitBreakerPolicy;
-use fusebox_api::status::{CircuitBreakerPolicyStatus, TargetStatus};
+use fusebox_api::status::{CircuitBreakerPolicyStatus, EndpointCounts, TargetStatus};
 use futures::{StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -190,8 +190,9 @@ fn print_detail(policy: &CircuitBreakerPolicy, now: Timestamp, out: &mut dyn Wri
     )?;
     writeln!(
         out,
-        "side {:?}, mode {:?}, override {}\n",
+        "side {:?}, scope {:?}, mode {:?}, override {}\n",
         policy.spec.side,
+        policy.spec.scope,
         policy.spec.mode,
         override_text(policy, now)
     )?;
@@ -201,6 +202,11 @@ fn print_detail(policy: &CircuitBreakerPolicy, now: Timestamp, out: &mut dyn Wri
         ["TARGET", "RULE", "STATE", "CLOSED", "HALF-OPEN", "OPEN", "REPORTING", "FAIL%", "TRIPS", "REASON", "CHANGED"],
         &rows,
     )?;
+    for target in &status.targets {
+        if let Some(endpoints) = &target.endpoints {
+            writeln!(out, "{}: {}", target.reference.name, endpoints_text(endpoints))?;
+        }
+    }
     for target in status.targets.iter().filter(|target| !target.message.is_empty()) {
         writeln!(out, "{}: {}", target.reference.name, Styled(CARE, &target.message))?;
     }
@@ -208,6 +214,18 @@ fn print_detail(policy: &CircuitBreakerPolicy, now: Timestamp, out: &mut dyn Wri
     let rows: Vec<_> = status.conditions.iter().map(|condition| condition_row(condition, now)).collect();
     table::write(out, ["CONDITION", "STATUS", "REASON", "SINCE", "MESSAGE"], &rows)?;
     Ok(())
+}
+
+/// Such as `1 of 3 endpoints open (10.1.0.3:8080), 0 half-open`.
+fn endpoints_text(endpoints: &EndpointCounts) -> String {
+    let EndpointCounts { total, open, half_open, open_addresses } = endpoints;
+    let all_named = i64::try_from(open_addresses.len()) == Ok(*open);
+    let more = if all_named { "" } else { ", ..." };
+    let named = match open_addresses.as_slice() {
+        [] => String::new(),
+        named => format!(" ({}{more})", named.join(", ")),
+    };
+    format!("{open} of {total} endpoints open{named}, {half_open} half-open")
 }
 
 fn target_row(target: &TargetStatus, now: Timestamp) -> [Cell; 11] {

@@ -19,7 +19,9 @@ use crate::admin;
 use crate::api_calls::{CallBudget, Clients};
 use crate::apply::{Applier, MonitoringResults, OutputKind};
 use crate::certificates::{CertificateStore, Names, Tls};
-use crate::control::{ConfigSource, Control, ControlMetrics, PodDirectory, ReportBook, Seats, serve};
+use crate::control::{
+    ConfigSource, Control, ControlMetrics, EndpointDirectory, PodDirectory, ReportBook, Seats, serve,
+};
 use crate::discovery::Discovery;
 use crate::events;
 use crate::health::{Component, Health, Status};
@@ -64,6 +66,7 @@ struct Shared {
     stores: Stores,
     outputs: OutputStores,
     directory: PodDirectory,
+    endpoints: EndpointDirectory,
     source: ConfigSource,
     book: ReportBook,
     inputs: Signal,
@@ -104,6 +107,7 @@ impl Operator {
             stores: Stores::default(),
             outputs: OutputStores::default(),
             directory: PodDirectory::new(),
+            endpoints: EndpointDirectory::new(),
             source: ConfigSource::new(),
             book: ReportBook::new(),
             inputs: Signal::default(),
@@ -202,6 +206,7 @@ impl Shared {
             inputs: self.inputs.clone(),
             statuses: self.statuses.clone(),
             directory: self.directory.clone(),
+            endpoints: self.endpoints.clone(),
             stop: self.stop.clone(),
             tasks: self.tasks.clone(),
         };
@@ -228,6 +233,7 @@ impl Shared {
         };
         let control = Arc::new(Control {
             directory: self.directory.clone(),
+            endpoints: self.endpoints.clone(),
             source: self.source.clone(),
             book: self.book.clone(),
             verifier: TokenVerifier::new(clients.call),

@@ -88,3 +88,44 @@ async fn run_guards_real_traffic_and_prints_transitions_as_they_come() -> Result
     assert!(client.get("/").await.is_err(), "nobody listens any more");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_takes_several_upstreams_of_a_service_for_its_endpoints_and_leaves_the_bad_one_out() -> Result<()> {
+    let (good, bad) = (FlakyUpstream::start().await?, FlakyUpstream::start().await?);
+    let upstreams = [&good, &bad].map(|upstream| format!("shop/payments={}", upstream.address()));
+    let [one, other] = upstreams.each_ref().map(String::as_str);
+    let mut words = vec!["fusebox", "run", "-f", "tests/data/endpoints.yaml", "--listen", "127.0.0.1:0"];
+    words.extend(["--admin", "127.0.0.1:0", "--upstream", one, "--upstream", other]);
+    let Command::Run(arguments) = Arguments::try_parse_from(words)?.command else { unreachable!("run was asked for") };
+    let (mut terminal, out, err) = terminal();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = tokio::spawn(async move {
+        let stopped = async { drop(stopped.await) };
+        run::serve(&arguments, stopped, &mut terminal).await
+    });
+
+    let client = Client::new(address(&out, "outbound").await?);
+    printed(&out, "applies shop/payments on shop/payments:80 (scope Endpoint, mode Enforce)").await?;
+    bad.set_status(StatusCode::INTERNAL_SERVER_ERROR);
+    let change = format!("shop/payments:80 endpoint {} Closed -> Open ConsecutiveFailures", bad.address());
+    eventually(DEADLINE, "the bad endpoint is left out", async || {
+        client.get("/").await?;
+        ensure!(out.text().contains(&change), "{change:?} is not in:\n{}", out.text());
+        Ok(())
+    })
+    .await?;
+    bad.set_status(StatusCode::OK);
+    let endpoint = format!("endpoint {} ", bad.address());
+    eventually(DEADLINE, "the endpoint comes back", async || {
+        ensure!(client.get("/").await?.status == StatusCode::OK, "refused");
+        let came_back = |line: &str| line.contains(&endpoint) && line.contains("-> Closed ProbesSucceeded");
+        ensure!(out.text().lines().any(came_back), "not in:\n{}", out.text());
+        Ok(())
+    })
+    .await?;
+    assert!(!out.text().contains(&format!("endpoint {}", good.address())), "{}", out.text());
+    assert_eq!(err.text(), "");
+    let _ = stop.send(());
+    assert_eq!(running.await??, Exit::Done);
+    Ok(())
+}

@@ -3,6 +3,7 @@
 //! One cluster serves the whole process; each test has a namespace of its own. A replica here is
 //! all of the control port without the compiler: the test says which pods live and what is served.
 
+mod endpoints;
 mod leases;
 mod peers;
 mod streams;
@@ -16,7 +17,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use fusebox_policy::config::{PolicyId, PolicyVersion, ProxyConfig, WorkloadId};
-use fusebox_policy::stream::{Decoder, Down, MAX_LINE_DOWN, PATH, Up, encode};
+use fusebox_policy::stream::{Decoder, Down, MAX_LINE_DOWN, PATH, ServiceEndpoints, Up, encode};
 use fusebox_testkit::pods::{PodBuilder, TestPod};
 use fusebox_testkit::{Cluster, eventually};
 use http::{Method, Request, StatusCode};
@@ -34,7 +35,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::certificates::{Authority, Names, Tls};
 use crate::control::{
-    ConfigSource, Control, ControlMetrics, PodDirectory, PodEntry, PodRef, ReportBook, Seats, Sidecar, serve,
+    ConfigSource, Control, ControlMetrics, EndpointDirectory, PodDirectory, PodEntry, PodRef, ReportBook, Seats,
+    Sidecar, serve,
 };
 use crate::lease::{Leadership, Timing};
 use crate::token::TokenVerifier;
@@ -67,6 +69,7 @@ impl Replica {
         let tls = Tls::new(authority, Names::new("fusebox-system", []), SystemTime::now())?;
         let control = Arc::new(Control {
             directory: PodDirectory::new(),
+            endpoints: EndpointDirectory::new(),
             source: ConfigSource::new(),
             book: ReportBook::new(),
             verifier: TokenVerifier::new(client),
@@ -168,13 +171,30 @@ impl Stream {
         self.up.send_data(Bytes::from(bytes)).await.context("the stream is closed")
     }
 
-    /// The next configuration; pings are passed over. An error when the stream ended.
+    /// The next configuration; other lines are passed over. An error when the stream ended.
     async fn configuration(&mut self) -> Result<(String, ProxyConfig)> {
+        let config = |line| match line {
+            Down::Config { revision, config } => Some((revision, config)),
+            _ => None,
+        };
+        self.next(config).await.context("no configuration came")
+    }
+
+    /// The next word on endpoints; other lines are passed over. An error when the stream ended.
+    async fn endpoints(&mut self) -> Result<Vec<ServiceEndpoints>> {
+        let endpoints = |line| match line {
+            Down::Endpoints { services } => Some(services),
+            _ => None,
+        };
+        self.next(endpoints).await.context("nothing was said of endpoints")
+    }
+
+    async fn next<T>(&mut self, pick: impl Fn(Down) -> Option<T>) -> Result<T> {
         tokio::time::timeout(SOON, async {
             loop {
                 while !self.ready.is_empty() {
-                    if let Down::Config { revision, config } = self.ready.remove(0) {
-                        return Ok((revision, config));
+                    if let Some(picked) = pick(self.ready.remove(0)) {
+                        return Ok(picked);
                     }
                 }
                 let frame = self.down.frame().await.context("the stream ended")??;
@@ -183,8 +203,7 @@ impl Stream {
                 }
             }
         })
-        .await
-        .context("no configuration came")?
+        .await?
     }
 
     /// Waits until the operator ends the stream.

@@ -14,6 +14,8 @@ pub struct ControlMetrics {
     pub(crate) configurations: IntCounterVec,
     pub(crate) reports_dropped: IntCounterVec,
     pub(crate) connections_refused: IntCounter,
+    pub(crate) endpoints_sent: IntCounter,
+    pub(crate) endpoints_left_out: IntCounter,
 }
 
 impl ControlMetrics {
@@ -56,6 +58,14 @@ impl ControlMetrics {
                 "fusebox_operator_connections_refused_total",
                 "Connections to the control port that were closed because there were too many.",
             )?,
+            endpoints_sent: IntCounter::new(
+                "fusebox_operator_endpoints_sent_total",
+                "Messages to sidecars that say who stands behind Services.",
+            )?,
+            endpoints_left_out: IntCounter::new(
+                "fusebox_operator_endpoints_left_out_total",
+                "Service ports that such messages left out because they have too many endpoints.",
+            )?,
         };
         let Self {
             proxies_connected,
@@ -65,6 +75,8 @@ impl ControlMetrics {
             configurations,
             reports_dropped,
             connections_refused,
+            endpoints_sent,
+            endpoints_left_out,
         } = metrics.clone();
         registry.register(Box::new(proxies_connected))?;
         registry.register(Box::new(peers_connected))?;
@@ -73,6 +85,8 @@ impl ControlMetrics {
         registry.register(Box::new(configurations))?;
         registry.register(Box::new(reports_dropped))?;
         registry.register(Box::new(connections_refused))?;
+        registry.register(Box::new(endpoints_sent))?;
+        registry.register(Box::new(endpoints_left_out))?;
         Ok(metrics)
     }
 }

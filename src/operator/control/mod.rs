@@ -6,6 +6,7 @@
 mod book;
 mod configurations;
 mod directory;
+mod endpoints;
 mod event;
 mod line;
 mod metrics;
@@ -17,6 +18,9 @@ mod session;
 pub use book::{Changes, MAX_BREAKERS, MAX_PODS, ProxyState, RECONNECT_GRACE, ReportBook, Source, Taken};
 pub use configurations::{ConfigSource, Configuration, Configurations};
 pub use directory::{Lookup, PodDirectory, PodEntry, PodRef, Sidecar};
+pub use endpoints::{
+    ENDPOINT_SLICE_CONTROLLER, ENDPOINT_SLICE_SELECTOR, EndpointDirectory, MANAGED_BY_LABEL, MAX_ADDRESSES, Slice, Told,
+};
 pub use event::{Acknowledgement, Connection, Happened, ProxyEvent, Rejection};
 pub use metrics::ControlMetrics;
 pub use server::{Control, serve};

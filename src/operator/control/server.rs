@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use super::book::ReportBook;
 use super::configurations::ConfigSource;
 use super::directory::{Lookup, PodDirectory, PodEntry, Sidecar};
+use super::endpoints::EndpointDirectory;
 use super::line::{BACKLOG, Reader, Writer};
 use super::metrics::ControlMetrics;
 use super::refusal::Refusal;
@@ -68,6 +69,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Control {
     /// The living pods.
     pub directory: PodDirectory,
+    /// Who stands behind Services.
+    pub endpoints: EndpointDirectory,
     /// What to serve.
     pub source: ConfigSource,
     /// Where what comes up is kept.

@@ -9,12 +9,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use fusebox_policy::config::{PolicyVersion, ProxyConfig};
 use fusebox_policy::report::ProxyReport;
-use fusebox_policy::stream::{Down, LineError, Up, encode};
+use fusebox_policy::stream::{Down, LineError, ServiceEndpoints, Up, encode};
 use tokio_util::sync::CancellationToken;
 
 use super::book::Taken;
 use super::configurations::Configuration;
 use super::directory::{Lookup, PodEntry};
+use super::endpoints::Told;
 use super::event::{Acknowledgement, Connection, Happened, ProxyEvent, Rejection};
 use super::line::{ReadError, Reader, WriteError, Writer};
 use super::server::Control;
@@ -27,6 +28,9 @@ pub(crate) const PING_EVERY: Duration = Duration::from_secs(10);
 
 /// A stream from which nothing came for this long is dead.
 pub(crate) const SILENCE: Duration = Duration::from_secs(30);
+
+/// Changes of endpoints within this time are told at once, since a rollout changes many pods.
+const ENDPOINTS_TOGETHER: Duration = Duration::from_millis(100);
 
 /// The longest version or revision that is kept, in bytes.
 const MAX_WORD: usize = 128;
@@ -182,6 +186,8 @@ impl Session {
     async fn converse(&mut self, sent: &mut Option<String>) -> Result<std::convert::Infallible, End> {
         let mut configurations = self.control.source.subscribe();
         let mut pods = self.control.directory.subscribe();
+        let mut endpoints = self.control.endpoints.subscribe();
+        let (mut told, mut tell_at) = (Vec::new(), None);
         let mut ping = tokio::time::interval(PING_EVERY);
         let expiry = tokio::time::sleep(until_unix(self.expires_unix, SystemTime::now()));
         tokio::pin!(expiry);
@@ -189,13 +195,25 @@ impl Session {
         // Both may have changed between the answer and the subscription.
         self.check_pod()?;
         self.send_configuration(sent).await?;
+        self.send_endpoints(&mut told).await?;
         loop {
             tokio::select! {
                 message = self.reader.next() => {
                     heard_at = Instant::now();
                     self.take(message?.ok_or(End::Closed)?)?;
                 }
-                _ = configurations.changed() => self.send_configuration(sent).await?,
+                _ = configurations.changed() => {
+                    self.send_configuration(sent).await?;
+                    self.send_endpoints(&mut told).await?;
+                }
+                _ = endpoints.changed(), if tell_at.is_none() => {
+                    tell_at = Some(tokio::time::Instant::now() + ENDPOINTS_TOGETHER);
+                }
+                () = at(tell_at) => {
+                    tell_at = None;
+                    endpoints.mark_unchanged();
+                    self.send_endpoints(&mut told).await?;
+                }
                 _ = pods.changed() => self.check_pod()?,
                 _ = ping.tick() => {
                     if heard_at.elapsed() > SILENCE {
@@ -232,6 +250,20 @@ impl Session {
         };
         self.writer.send(line).await?;
         self.control.metrics.configurations.with_label_values(&["sent"]).inc();
+        Ok(())
+    }
+
+    /// Tells who stands behind the Services that the configuration has with scope Endpoint, if that is not what was `told`.
+    async fn send_endpoints(&mut self, told: &mut Vec<ServiceEndpoints>) -> Result<(), End> {
+        let Some(current) = self.configuration() else { return Ok(()) };
+        let Some(Told { services, left_out }) = self.control.endpoints.told(current.config()) else { return Ok(()) };
+        if *told == services {
+            return Ok(());
+        }
+        self.send(&Down::Endpoints { services: services.clone() }).await?;
+        *told = services;
+        self.control.metrics.endpoints_sent.inc();
+        self.control.metrics.endpoints_left_out.inc_by(u64::try_from(left_out).unwrap_or(u64::MAX));
         Ok(())
     }
 
@@ -310,6 +342,13 @@ impl Session {
     fn count_dropped(&self, reason: &str, count: usize) {
         let count = u64::try_from(count).unwrap_or(u64::MAX);
         self.control.metrics.reports_dropped.with_label_values(&[reason]).inc_by(count);
+    }
+}
+
+async fn at(time: Option<tokio::time::Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -12,6 +12,7 @@ use fusebox_policy::config::PolicyId;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::core::DeserializeGuard;
 use kube::core::error_boundary::InvalidObject;
 use kube::{Api, Resource, ResourceExt};
@@ -20,7 +21,7 @@ use serde::de::DeserializeOwned;
 use super::table::{Change, ObjectName, Reduced, Table};
 use super::watch::{Listed, Watch};
 use super::{Stores, Surroundings};
-use crate::control::{PodDirectory, PodEntry, PodRef, Sidecar};
+use crate::control::{ENDPOINT_SLICE_SELECTOR, PodDirectory, PodEntry, PodRef, Sidecar, Slice};
 
 /// A policy as kept.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,13 +50,14 @@ macro_rules! decides_by_equality {
     };
 }
 
-decides_by_equality!(Service, Pod, Namespace, Workload);
+decides_by_equality!(Service, Pod, Namespace, Workload, Slice);
 
 /// Starts all watches.
 pub fn spawn(stores: &Stores, around: &Surroundings) {
     let client = &around.clients.watch;
     spawn_policies(&stores.policies, around);
     spawn_pods(&stores.pods, around);
+    spawn_endpoint_slices(around);
     let services = watch("services", Api::<core::Service>::all(client.clone()), &stores.services);
     spawn_one(services, |object| Some(Service::from(object)), around);
     let namespaces = watch("namespaces", Api::<core::Namespace>::all(client.clone()), &stores.namespaces);
@@ -167,6 +169,28 @@ fn spawn_pods(table: &Table<Pod>, around: &Surroundings) {
     let api = Api::<core::Pod>::all(around.clients.watch.clone());
     let watch = Watch { kind: "pods", api, selector: None, table: table.clone(), reduce: Box::new(Pod::from_object) };
     around.spawn(watch.follow(around.watches.clone(), around.metrics.clone(), tell));
+}
+
+/// Starts the watch of EndpointSlices. Nothing is compiled from them, so nothing waits for their list: without it (such as
+/// under an older role) proxies use the Services' own addresses.
+pub fn spawn_endpoint_slices(around: &Surroundings) {
+    let (directory, table) = (around.endpoints.clone(), Table::<Slice>::default());
+    let listed_slices = table.clone();
+    let tell = move |changes: Vec<Change<Slice>>, listed| match listed {
+        Listed::Anew => directory.replace(listed_slices.entries().into_iter().map(|(name, slice)| (key(&name), slice))),
+        Listed::Before => changes
+            .into_iter()
+            .for_each(|change| directory.change(&key(&change.name), change.old.as_deref(), change.new)),
+    };
+    let api = Api::<EndpointSlice>::all(around.clients.watch.clone());
+    let reduce = Box::new(Slice::from_object);
+    let watch = Watch { kind: "endpointslices", api, selector: Some(ENDPOINT_SLICE_SELECTOR), table, reduce };
+    around.spawn(watch.follow(around.watches.clone(), around.metrics.clone(), tell));
+}
+
+/// Names are unique in a namespace, and slices of one Service stand in one.
+fn key(name: &ObjectName) -> String {
+    name.name.clone()
 }
 
 fn enter(change: &Change<Pod>, directory: &PodDirectory) {

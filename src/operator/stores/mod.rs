@@ -20,11 +20,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api_calls::Clients;
-use crate::control::PodDirectory;
+use crate::control::{EndpointDirectory, PodDirectory};
 use crate::metrics::Metrics;
 use crate::touched::Touched;
 
-pub use kinds::{PolicyRecord, spawn};
+pub use kinds::{PolicyRecord, spawn, spawn_endpoint_slices};
 pub use outputs::{OutputRecord, OutputStores};
 pub use table::{Change, ObjectName, Reduced, Table};
 pub use watch::{ERROR_LASTS, WatchBackoff, Watches};
@@ -59,6 +59,8 @@ pub struct Surroundings {
     pub statuses: Touched<PolicyId>,
     /// Told of pods.
     pub directory: PodDirectory,
+    /// Told of EndpointSlices.
+    pub endpoints: EndpointDirectory,
     /// Ends the watches.
     pub stop: CancellationToken,
     /// The tasks.

@@ -96,6 +96,12 @@ impl<R> Table<R> {
         self.objects.read().values().map(|object| pick(object)).collect()
     }
 
+    /// All objects with their names.
+    #[must_use]
+    pub fn entries(&self) -> Vec<(ObjectName, Arc<R>)> {
+        self.objects.read().iter().map(|(name, object)| (name.clone(), Arc::clone(object))).collect()
+    }
+
     /// How many objects there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -47,6 +47,8 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
+    /// Whether anything waits for its list.
+    expected: bool,
     listed: bool,
     failed: Option<(Instant, String)>,
 }
@@ -75,7 +77,7 @@ pub(super) struct Watch<K, R> {
 impl Watches {
     /// Says that a watch must be listed before anything is compiled.
     pub(super) fn expect(&self, kind: &'static str) {
-        self.shared.watches.lock().entry(kind).or_default();
+        self.shared.watches.lock().entry(kind).or_default().expected = true;
     }
 
     /// Says that a watch has ended.
@@ -94,10 +96,11 @@ impl Watches {
         }
     }
 
-    /// Kinds that were not listed yet.
+    /// Expected kinds that were not listed yet.
     #[must_use]
     pub fn unlisted(&self) -> Vec<&'static str> {
-        self.shared.watches.lock().iter().filter(|(_, state)| !state.listed).map(|(kind, _)| *kind).collect()
+        let watches = self.shared.watches.lock();
+        watches.iter().filter(|(_, state)| state.expected && !state.listed).map(|(kind, _)| *kind).collect()
     }
 
     /// Kinds whose watch failed of late, with the error.
@@ -166,7 +169,10 @@ where
             metrics.store_objects.with_label_values(&[kind]).set(i64::try_from(table.len()).unwrap_or(i64::MAX));
             tell(changes, listed);
             if listed == Listed::Anew {
-                watches.change(kind, |state| *state = State { listed: true, failed: None });
+                watches.change(kind, |state| {
+                    state.listed = true;
+                    state.failed = None;
+                });
             }
         }
     }
@@ -222,5 +228,13 @@ mod tests {
         assert_eq!(watches.unlisted(), ["services"]);
         watches.change("services", |state| state.listed = true);
         watches.all_listed().await;
+    }
+
+    #[tokio::test]
+    async fn a_watch_that_nobody_waits_for_is_shown_when_it_fails_and_holds_nothing_up() {
+        let watches = Watches::default();
+        watches.change("endpointslices", |state| state.failed = Some((Instant::now(), "forbidden".to_owned())));
+        watches.all_listed().await;
+        assert_eq!(watches.failing(Instant::now()), [("endpointslices", "forbidden".to_owned())]);
     }
 }
