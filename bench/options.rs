@@ -91,8 +91,13 @@ pub(crate) struct Selection {
 impl Selection {
     /// An empty list selects all.
     pub(crate) fn of(only: &[Only]) -> Self {
-        let contenders: Vec<_> = only.iter().filter_map(|name| name.contender()).collect();
-        let protocols: Vec<_> = only.iter().filter_map(|name| name.protocol()).collect();
+        let mut contenders: Vec<_> = only.iter().filter_map(|name| name.contender()).collect();
+        let mut protocols: Vec<_> = only.iter().filter_map(|name| name.protocol()).collect();
+        // In the order of the tables, and each once, however they were named.
+        contenders.sort();
+        contenders.dedup();
+        protocols.sort();
+        protocols.dedup();
         let (access_log, breakers) = (only.contains(&Only::AccessLog), only.contains(&Only::Breakers));
         let any_scenario = access_log || breakers || !protocols.is_empty();
         let ours = contenders.is_empty() || contenders.contains(&Contender::Fusebox);
@@ -158,6 +163,7 @@ mod tests {
         assert_eq!((grpc.contenders.len(), grpc.protocols), (4, vec![Protocol::Grpc]));
         assert!(!grpc.breakers);
         assert!(Selection::of(&[Only::AccessLog]).protocols.is_empty());
+        assert_eq!(Selection::of(&[Only::Grpc, Only::Http1, Only::Grpc]).protocols, Protocol::ALL);
     }
 
     #[test]
