@@ -119,6 +119,40 @@ deny: $(CARGO_DENY) ## Licences, banned crates and sources of all dependencies
 .PHONY: verify
 verify: fmt-check lint deps-check crds-check test deny ## All that must hold before a push
 
+##@ Attack
+
+CARGO_FUZZ := $(CACHE)/tools/bin/cargo-fuzz
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS := config formats http1
+
+$(CARGO_FUZZ):
+	@echo "building cargo-fuzz once into $(CACHE)/tools (some minutes)"
+	$(CARGO) install --locked --root $(CACHE)/tools --target-dir $(CARGO_TARGET_DIR)/cargo-fuzz cargo-fuzz@0.13.2
+
+# New inputs go to a folder outside the checkout; fuzz/corpus holds the few that are committed. No sanitizer: there is no unsafe code of ours.
+.PHONY: fuzz
+fuzz: $(CARGO_FUZZ) ## Every fuzz target for a minute (FUZZ_SECONDS), with executions and coverage
+	CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/fuzz $(CARGO_FUZZ) build --sanitizer none
+	@for target in $(FUZZ_TARGETS); do \
+	  found="$(CARGO_TARGET_DIR)/fuzz/corpus/$$target"; log="$(CARGO_TARGET_DIR)/fuzz/$$target.log"; mkdir -p "$$found"; \
+	  CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/fuzz $(CARGO_FUZZ) run --sanitizer none $$target "$$found" fuzz/corpus/$$target -- \
+	    -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -print_final_stats=1 >"$$log" 2>&1 || { tail -40 "$$log"; exit 1; }; \
+	  echo "fuzz: $$target: $$(sed -n 's/^stat::number_of_executed_units: *//p' "$$log") executions, $$(grep -oE 'cov: [0-9]+ ft: [0-9]+' "$$log" | tail -1)"; \
+	done
+
+.PHONY: h2spec
+h2spec: ## Run h2spec against the proxy and write docs/h2spec.txt
+	$(BUILD) --bins
+	FUSEBOX_WRITE_H2SPEC=1 $(CARGO) test --locked --workspace --test e2e h2spec
+	@head -2 docs/h2spec.txt
+
+HOSTILE_SECONDS ?= 300
+
+.PHONY: hostile
+hostile: ## Hostile input mixed with good traffic for five minutes (HOSTILE_SECONDS), with release builds
+	$(BUILD) --release --bin hostile --bin fusebox-proxy
+	$(CARGO_TARGET_DIR)/release/hostile $(HOSTILE_SECONDS)
+
 ##@ Measure
 
 # Release builds of the proxy and of the load; the other proxies come from PyPI and Debian, unpacked into the cache, not installed.

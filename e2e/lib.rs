@@ -3,6 +3,7 @@
 //! Owns what the end-to-end tests, the demo and the measurements share. It must not look inside the parts: they are
 //! started as programs and spoken to as their users speak to them, because that is what is to be shown.
 
+pub mod attack;
 pub mod fleet;
 pub mod operator;
 pub mod scene;

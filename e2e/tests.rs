@@ -4,6 +4,8 @@
 mod cases;
 #[path = "tests/endpoints.rs"]
 mod endpoints;
+#[path = "tests/h2spec.rs"]
+mod h2spec;
 #[path = "tests/kubectl.rs"]
 mod kubectl;
 #[path = "tests/leader.rs"]

@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/summerwind/h2spec/config"
@@ -22,7 +23,7 @@ func main() {
 	flag.IntVar(&c.Port, "port", 0, "port of the server on 127.0.0.1")
 	flag.DurationVar(&c.Timeout, "timeout", time.Second, "how long the suite waits for what a server must do")
 	flag.Parse()
-	// The suite prints while it runs; what is read from here is only what comes after.
+	// The suite prints while it runs; on standard output stands only what comes after.
 	out := os.Stdout
 	os.Stdout = os.Stderr
 	groups := []*spec.TestGroup{generic.Spec(), http2.Spec(), hpack.Spec()}
@@ -35,15 +36,15 @@ func main() {
 }
 
 func print(out *os.File, group *spec.TestGroup) {
-	for i, test := range group.Tests {
-		verdict, why := "passed", ""
+	for i, test := range append(group.Tests, group.StrictTests...) {
+		verdict, detail := "passed", ""
 		switch {
 		case test.Result == nil || test.Result.Skipped:
 			verdict = "skipped"
 		case test.Result.Failed:
-			verdict, why = "failed", fmt.Sprintf(" [%v]", test.Result.Error)
+			verdict, detail = "failed", " | "+strings.ReplaceAll(fmt.Sprint(test.Result.Error), "\n", "; ")
 		}
-		fmt.Fprintf(out, "%s %s/%d %s%s\n", verdict, group.ID(), i+1, test.Desc, why)
+		fmt.Fprintf(out, "%s %s/%d %s%s\n", verdict, group.ID(), i+1, test.Desc, detail)
 	}
 	for _, sub := range group.Groups {
 		print(out, sub)

@@ -3,8 +3,8 @@
 //! Requests must never wait for it: they load a pointer. A new configuration is built and checked beside
 //! the old one and replaces it whole, or not at all.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -15,6 +15,7 @@ use fusebox_policy::stream::ServiceEndpoints;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::access_log::AccessLog;
 use crate::breakers::{Maker, Tracked, Watchlist};
 use crate::clock::{self, Clock};
 use crate::config_error::ConfigError;
@@ -31,6 +32,7 @@ pub(crate) struct Enforcer {
     topology: Topology,
     pools: Pools,
     clock: Clock,
+    access_log: OnceLock<AccessLog>,
     snapshot: ArcSwap<Snapshot>,
     books: Mutex<Books>,
     watchlist: Watchlist,
@@ -74,6 +76,7 @@ impl Enforcer {
             topology,
             pools,
             clock: Clock::start(),
+            access_log: OnceLock::new(),
             snapshot: ArcSwap::from_pointee(snapshot),
             books: Mutex::new(Books { directory, saved }),
             watchlist: Watchlist::default(),
@@ -89,6 +92,17 @@ impl Enforcer {
             Some(Destination::Application { .. }) => Direction::Inbound,
             _ => Direction::Outbound,
         }
+    }
+
+    /// The access log; none where nothing is logged.
+    pub(crate) fn access_log(&self) -> Option<&AccessLog> {
+        self.access_log.get()
+    }
+
+    /// Logs requests from now on.
+    pub(crate) fn log_to(&self, log: AccessLog) {
+        // A second one would only be for a second start.
+        let _ = self.access_log.set(log);
     }
 
     /// What is in force at this moment.

@@ -3,6 +3,7 @@
 //! It must not know Kubernetes resources: it enforces a `ProxyConfig` and reports what it saw, so that the
 //! same proxy runs in a pod, in a test and under `fusebox run`.
 
+mod access_log;
 mod admin;
 mod bootstrap;
 mod breakers;
@@ -28,9 +29,13 @@ mod tunnel;
 mod upstream;
 mod view;
 
+#[cfg(fuzzing)]
+pub mod fuzzing;
+
 #[cfg(test)]
 mod tests;
 
+pub use access_log::AccessLogMode;
 pub use config_error::ConfigError;
 pub use enforcer::Applied;
 pub use health::{Component, HealthReport, HealthStatus};

@@ -7,6 +7,7 @@ pub(crate) mod activity;
 pub(crate) mod caller;
 mod connection;
 mod detect;
+mod flood;
 mod http1;
 mod http2;
 pub(crate) mod stream;

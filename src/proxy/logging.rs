@@ -9,9 +9,12 @@ use tracing_subscriber::EnvFilter;
 
 use crate::options::LogFormat;
 
+/// h2 warns of what clients do wrong, frame by frame, which would let them fill the log.
+const DEFAULT_FILTER: &str = "info,h2=error";
+
 /// Writes log lines to standard error from now on; `RUST_LOG` says which, `info` by default.
 pub fn init_logging(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

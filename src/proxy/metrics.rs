@@ -21,6 +21,7 @@ use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use crate::access_log::AccessLog;
 use crate::enforcer::Enforcer;
 use crate::health::{Health, HealthStatus};
 use crate::process::ProcessUse;
@@ -264,6 +265,11 @@ fn write_proxy(writer: &mut Writer<'_>, page: &Page, snapshot: &Snapshot) -> fmt
         "fusebox_proxy_config_refused_total",
         "Configurations that could not be enforced.",
         counters.refused_configs(),
+    )?;
+    writer.counter(
+        "fusebox_access_log_lines_dropped_total",
+        "Lines of the access log that came faster than they could be written.",
+        page.enforcer.access_log().map_or(0, AccessLog::dropped),
     )?;
     writer.counter(
         "fusebox_proxy_metric_series_dropped_total",

@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use fusebox_policy::config::ServiceId;
 
+use crate::access_log::AccessLogMode;
 use crate::parse::{self, ArgumentError};
 
 /// How long requests in flight may take after a termination signal, unless told otherwise.
@@ -97,6 +98,11 @@ pub struct Options {
     #[arg(long, value_name = "COUNT", env = "FUSEBOX_MAX_CONNECTIONS", default_value_t = DEFAULT_MAX_CONNECTIONS)]
     pub max_connections: usize,
 
+    /// Which requests are logged, a line of JSON for each on standard output: off, all, errors, or a share such as
+    /// sampled:5 (percent). A request that has no sane x-request-id gets one where this is not off.
+    #[arg(long, value_name = "off|all|errors|sampled:PERCENT", env = "FUSEBOX_ACCESS_LOG", default_value = "off")]
+    pub access_log: AccessLogMode,
+
     /// How log lines look; they go to standard error. RUST_LOG sets what is logged.
     #[arg(long, value_enum, env = "FUSEBOX_LOG_FORMAT", default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,
@@ -176,6 +182,7 @@ impl Default for Options {
             state_file: None,
             drain_timeout: DEFAULT_DRAIN_TIMEOUT,
             max_connections: DEFAULT_MAX_CONNECTIONS,
+            access_log: AccessLogMode::Off,
             log_format: LogFormat::Json,
         }
     }

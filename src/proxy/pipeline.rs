@@ -8,6 +8,7 @@ pub(crate) mod exchange;
 pub(crate) mod gate;
 pub(crate) mod grpc;
 pub(crate) mod hop;
+mod logged;
 pub(crate) mod normalize;
 pub(crate) mod problem;
 pub(crate) mod request_body;
@@ -32,6 +33,7 @@ use hyper::body::{Body, Incoming};
 use self::deadline::{Deadline, Whose};
 use self::exchange::Exchange;
 use self::gate::Gate;
+use self::logged::Logged;
 use self::problem::Place;
 use self::request_body::{ClientBody, RequestBody};
 use self::response_body::{Passage, ResponseBody, Served};
@@ -66,23 +68,28 @@ struct Manner {
 pub(crate) async fn handle(caller: Arc<Caller>, request: Request<Incoming>) -> Result<Response<Served>, Infallible> {
     let in_flight = caller.activity.begin();
     let is_grpc = request.version() == Version::HTTP_2 && grpc::is_grpc(request.headers());
-    let answer = answer(&caller, request).await;
+    let (answer, logged) = answer(&caller, request).await;
+    let passing = logged.answer(&answer);
     let answer = if is_grpc { grpc::in_headers_only(answer) } else { answer };
-    Ok(answer.map(|body| Served::new(body, in_flight)))
+    Ok(answer.map(|body| Served::new(body, in_flight, passing)))
 }
 
-async fn answer(caller: &Arc<Caller>, mut request: Request<Incoming>) -> Response<ResponseBody> {
+async fn answer(caller: &Arc<Caller>, mut request: Request<Incoming>) -> (Response<ResponseBody>, Logged) {
     let enforcer = &caller.enforcer;
     let manner = Manner::of(&request);
-    if let Err(error) = normalize::request(&mut request, &caller.hop) {
+    let normal = normalize::request(&mut request, &caller.hop);
+    let mut logged = Logged::begin(caller, &mut request, (manner.version, manner.started));
+    if let Err(error) = normal {
         enforcer.counters().invalid_request();
-        return problem::bad_request(error);
+        return (problem::bad_request(error), logged);
     }
     let Some(rule) = classify(enforcer, caller.listener, &request) else {
-        return unknown_host(enforcer, request);
+        return (unknown_host(enforcer, request), logged);
     };
-    match gate::ask(enforcer, &rule, manner.started) {
+    logged.goes(place(&rule));
+    let response = match gate::ask(enforcer, &rule, manner.started) {
         Gate::Pass(pass) => {
+            logged.passes(&rule, &pass);
             let exchange = Exchange::begin(Arc::clone(enforcer), rule, pass, manner.started);
             forward(exchange, request, (caller, manner)).await
         }
@@ -91,12 +98,16 @@ async fn answer(caller: &Arc<Caller>, mut request: Request<Incoming>) -> Respons
             problem::no_address(place(&rule))
         }
         Gate::Refuse(refusal) => {
+            if let Some(guard) = &rule.guard {
+                logged.is_refused(refusal_words(guard, &refusal).0);
+            }
             let response = refuse(&rule, &refusal, &request);
             rule.series.record(Ending::Refused, response.status().as_u16(), Duration::ZERO);
             discard(request);
             response
         }
-    }
+    };
+    (response, logged)
 }
 
 impl Manner {

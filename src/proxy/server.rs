@@ -16,6 +16,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use crate::access_log::AccessLog;
 use crate::admin::{self, Admin};
 use crate::bootstrap;
 use crate::clock;
@@ -93,6 +94,9 @@ impl Proxy {
     /// [`StartError`] when an address can't be bound. A missing or torn configuration file is no error.
     pub async fn start(options: Options) -> Result<Self, StartError> {
         let enforcer = Arc::new(Enforcer::new(topology(&options))?);
+        if let Some(log) = AccessLog::start(options.access_log, Box::new(io::stdout())) {
+            enforcer.log_to(log);
+        }
         let health = Arc::new(Health::default());
         let keeper = recall(&options, &enforcer, &health).await;
         load_file(&options, &enforcer, &health).await;

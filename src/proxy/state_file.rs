@@ -134,7 +134,8 @@ impl Saved {
         Self::parse(&bytes, unix_ms, now).map(Some)
     }
 
-    fn parse(bytes: &[u8], unix_ms: i64, now: Instant) -> Result<Self, StateFileError> {
+    /// What the file's `bytes` hold at Unix time `unix_ms`.
+    pub(crate) fn parse(bytes: &[u8], unix_ms: i64, now: Instant) -> Result<Self, StateFileError> {
         let end = bytes.iter().position(|byte| *byte == b'\n').ok_or(StateFileError::Torn("it has no first line"))?;
         let (first, body) = (&bytes[..end], &bytes[end + 1..]);
         let header: Header =
@@ -257,7 +258,8 @@ fn age(written_unix_ms: i64, unix_ms: i64) -> Result<Duration, StateFileError> {
     Ok(age)
 }
 
-fn hash(bytes: &[u8]) -> String {
+/// SHA-256 in hexadecimal digits.
+pub(crate) fn hash(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -61,6 +61,7 @@ fn fetch() -> Result<()> {
         ("kube-apiserver", plane.kube_apiserver),
         ("prometheus CRDs", crate::prometheus::crds()?),
         ("promtool", crate::prometheus::promtool()?),
+        ("h2spec", crate::h2spec::program()?),
     ];
     for (name, path) in places {
         println!("{name:<16} {}", path.display());

@@ -16,6 +16,7 @@ pub mod certificates;
 pub mod cluster;
 pub mod command;
 pub mod eventually;
+pub mod h2spec;
 pub mod http;
 pub mod load;
 pub mod otlp;

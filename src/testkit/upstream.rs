@@ -16,9 +16,9 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::sync::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
@@ -27,6 +27,9 @@ use crate::ports::Port;
 
 /// How many received heads are kept; older ones are forgotten.
 pub const KEPT_HEADS: usize = 10_000;
+
+/// How a client begins that speaks HTTP/2 without asking (RFC 9113 section 3.4).
+const HTTP2_START: &[u8; 3] = b"PRI";
 
 /// How requests are answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -214,9 +217,17 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
 
 async fn serve_connection(stream: TcpStream, shared: Arc<Shared>) -> Result<(), Infallible> {
     stream.set_nodelay(true).ok();
-    let service = service_fn(|request| answer(request, &shared));
+    let service = service_fn(move |request| {
+        let shared = Arc::clone(&shared);
+        async move { answer(request, &shared).await }
+    });
     // What breaks a connection here is either told to happen or the client's affair.
-    http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await.ok();
+    let mut first = [0; HTTP2_START.len()];
+    if stream.peek(&mut first).await.is_ok() && first == *HTTP2_START {
+        http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await.ok();
+    } else {
+        http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await.ok();
+    }
     Ok(())
 }
 

@@ -21,6 +21,8 @@ pub(crate) struct Activity {
     /// The request's body is not complete.
     body_open: AtomicBool,
     write_blocked: AtomicBool,
+    /// Another while is over for what is counted by the while.
+    forgiven: AtomicBool,
     half_closed: AtomicBool,
     /// Whether the protocol lets a client end its sending and still read.
     half_close_allowed: AtomicBool,
@@ -89,6 +91,16 @@ impl Activity {
     /// Whether a request's body is still to come.
     pub(crate) fn set_body_open(&self, open: bool) {
         self.body_open.store(open, Relaxed);
+    }
+
+    /// Another while is over.
+    pub(crate) fn forgive(&self) {
+        self.forgiven.store(true, Relaxed);
+    }
+
+    /// Whether another while was over since this was last asked.
+    pub(crate) fn take_forgiveness(&self) -> bool {
+        self.forgiven.load(Relaxed) && self.forgiven.swap(false, Relaxed)
     }
 
     /// The client sent bytes.

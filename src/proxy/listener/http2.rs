@@ -75,7 +75,7 @@ pub(super) async fn serve(stream: ClientStream, caller: &Arc<Caller>) {
     let activity = Arc::clone(stream.activity());
     let serving = Arc::clone(caller);
     let service = service_fn(move |request| pipeline::handle(Arc::clone(&serving), request));
-    let connection = builder().serve_connection(TokioIo::new(stream), service);
+    let connection = builder().serve_connection(TokioIo::new(stream.into_http2()), service);
     let mut connection = pin!(connection);
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -126,6 +126,7 @@ fn builder() -> http2::Builder<TokioExecutor> {
 
 impl Watch {
     fn look(&mut self, activity: &Activity, leaving: bool) -> Sight {
+        activity.forgive();
         let moved = std::mem::replace(&mut self.written, activity.written()) != activity.written();
         let served = std::mem::replace(&mut self.served, activity.served()) != activity.served();
         let silent = !served && activity.in_flight() == 0;

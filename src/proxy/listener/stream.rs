@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::activity::Activity;
+use super::flood::FrameMeter;
 
 /// How much a client may still send after its last answer before its connection is closed.
 const LINGER_BYTES: u64 = 256 << 10;
@@ -28,6 +29,7 @@ pub(crate) struct ClientStream {
     stream: TcpStream,
     activity: Arc<Activity>,
     end: End,
+    frames: Option<FrameMeter>,
 }
 
 /// What the end of the protocol means for the socket.
@@ -42,7 +44,7 @@ enum End {
 impl ClientStream {
     /// A connection of which nothing was read.
     pub(crate) fn new(stream: TcpStream, activity: Arc<Activity>) -> Self {
-        Self { prefix: Bytes::new(), stream, activity, end: End::OfHttp }
+        Self { prefix: Bytes::new(), stream, activity, end: End::OfHttp, frames: None }
     }
 
     /// The socket.
@@ -53,6 +55,21 @@ impl ClientStream {
     /// What happens on it.
     pub(crate) fn activity(&self) -> &Arc<Activity> {
         &self.activity
+    }
+
+    /// From now on HTTP/2 is spoken, and its frames are counted.
+    pub(crate) fn into_http2(mut self) -> Self {
+        self.frames = Some(FrameMeter::new());
+        self
+    }
+
+    /// Follows what was read; a client that floods is cut off.
+    fn met(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some(frames) = &mut self.frames else { return Ok(()) };
+        if self.activity.take_forgiveness() {
+            frames.forgive();
+        }
+        Ok(frames.read(bytes)?)
     }
 
     /// From now on the stream carries bytes, and each side ends its own sending.
@@ -96,9 +113,14 @@ impl ClientStream {
         let _ = tokio::time::timeout(LINGER_TIME, discarding).await;
     }
 
-    fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn wrote(&mut self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match &polled {
-            Poll::Ready(Ok(bytes)) => self.activity.note_written(*bytes),
+            Poll::Ready(Ok(bytes)) => {
+                self.activity.note_written(*bytes);
+                if let Some(frames) = &mut self.frames {
+                    frames.wrote(*bytes);
+                }
+            }
             Poll::Ready(Err(_)) => {}
             Poll::Pending => self.activity.note_write_blocked(),
         }
@@ -111,9 +133,10 @@ impl AsyncRead for ClientStream {
         let this = self.get_mut();
         if !this.prefix.is_empty() {
             let length = this.prefix.len().min(buffer.remaining());
-            buffer.put_slice(&this.prefix.split_to(length));
+            let bytes = this.prefix.split_to(length);
+            buffer.put_slice(&bytes);
             this.activity.note_reread();
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(this.met(&bytes));
         }
         let before = buffer.filled().len();
         std::task::ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
@@ -122,7 +145,7 @@ impl AsyncRead for ClientStream {
             0 => Poll::Ready(Ok(())),
             length => {
                 this.activity.note_read(length);
-                Poll::Ready(Ok(()))
+                Poll::Ready(this.met(&buffer.filled()[before..]))
             }
         }
     }

@@ -52,6 +52,19 @@ impl Hop {
         Self { direction, peer: peer.map(|peer| SocketAddr::new(peer.ip().to_canonical(), peer.port())) }
     }
 
+    /// Who is at the other end.
+    pub(crate) fn peer(&self) -> Option<SocketAddr> {
+        self.peer
+    }
+
+    /// `inbound` or `outbound`.
+    pub(crate) fn direction(&self) -> &'static str {
+        match self.direction {
+            Direction::Inbound => "inbound",
+            Direction::Outbound => "outbound",
+        }
+    }
+
     /// Whether the request has been here too often.
     pub(crate) fn is_loop(&self, headers: &HeaderMap) -> bool {
         headers.contains_key(header::VIA) && passes(headers, self.pseudonym().name) >= MAX_PASSES

@@ -9,12 +9,14 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
+use fusebox_policy::metrics;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::deadline::{Deadline, Whose};
 use super::exchange::Exchange;
 use super::grpc;
+use super::logged::Passing;
 use super::request_body::ClientBody;
 use crate::listener::activity::InFlight;
 use crate::series::Ending;
@@ -34,6 +36,7 @@ pub(crate) enum ResponseBody {
 pub(crate) struct Served {
     body: ResponseBody,
     _in_flight: InFlight,
+    passing: Option<Passing>,
 }
 
 /// Why a body ended early; the client sees its connection end.
@@ -45,6 +48,16 @@ pub(crate) enum BodyError {
     /// The rule's time was over.
     #[error("time is over")]
     Timeout,
+}
+
+impl BodyError {
+    /// As header `fusebox-error` would name it.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Upstream(_) => metrics::ERROR_RESET,
+            Self::Timeout => metrics::ERROR_TIMEOUT,
+        }
+    }
 }
 
 /// A response being passed on.
@@ -198,8 +211,12 @@ impl Drop for Passage {
 
 impl Served {
     /// `body`, and what is known of the request while it is passed on.
-    pub(crate) fn new(body: ResponseBody, in_flight: InFlight) -> Self {
-        Self { body, _in_flight: in_flight }
+    pub(crate) fn new(body: ResponseBody, in_flight: InFlight, passing: Option<Passing>) -> Self {
+        let mut passing = passing;
+        if let Some(passing) = passing.as_mut().filter(|_| body.is_end_stream()) {
+            passing.is_whole();
+        }
+        Self { body, _in_flight: in_flight, passing }
     }
 }
 
@@ -208,7 +225,20 @@ impl Body for Served {
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
-        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+        let Self { body, _in_flight, passing } = self.get_mut();
+        let polled = Pin::new(&mut *body).poll_frame(cx);
+        if let Some(passing) = passing {
+            match &polled {
+                Poll::Ready(Some(Ok(frame))) => passing.sent(frame.data_ref().map_or(0, Bytes::len)),
+                Poll::Ready(Some(Err(error))) => passing.broke(error.name()),
+                Poll::Ready(None) => passing.is_whole(),
+                Poll::Pending => {}
+            }
+            if body.is_end_stream() {
+                passing.is_whole();
+            }
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -15,6 +15,7 @@ mod grpc;
 mod http2;
 mod hygiene;
 mod hygiene_answers;
+mod hygiene_http2;
 mod judging;
 mod reloading;
 mod restarting;
