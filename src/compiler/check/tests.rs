@@ -110,3 +110,23 @@ fn samples_are_accepted_and_compile() {
     }
     assert!(seen > 0);
 }
+
+/// The whole manifests among the blocks of YAML in a document.
+fn manifests_in(text: &str) -> Vec<&str> {
+    let blocks = text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    blocks.filter(|block| block.contains("kind: CircuitBreakerPolicy")).collect()
+}
+
+#[test]
+fn every_manifest_of_the_guide_is_accepted() {
+    let guide = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/guide.md");
+    let guide = std::fs::read_to_string(guide).unwrap();
+    let manifests = manifests_in(&guide);
+    assert!(manifests.len() >= 6, "{}", manifests.len());
+    for manifest in manifests {
+        let said: Vec<String> = findings(manifest).iter().map(ToString::to_string).collect();
+        assert!(said.is_empty(), "{manifest}\n{said:?}");
+        let files = [File { name: "guide.yaml", text: manifest }];
+        assert!(crate::manifest::load(&files, "2026-03-01T12:00:00Z".parse().unwrap()).is_ok(), "{manifest}");
+    }
+}
