@@ -169,7 +169,7 @@ where
     B: hyper::body::Body<Data = Bytes, Error = hyper::Error> + Send + 'static,
 {
     let data = BodyStream::new(body).filter(|frame| {
-        let is_data = frame.as_ref().is_ok_and(|frame| frame.is_data());
+        let is_data = frame.as_ref().is_ok_and(Frame::is_data);
         async move { is_data }
     });
     let trailers = futures::stream::iter(trailers.map(|trailers| Ok(Frame::trailers(trailers))));

@@ -66,7 +66,8 @@ async fn a_client_hello_and_all_that_follows_pass_untouched() {
     let (mut reader, mut writer) = stream.split();
     let mut heard = vec![0; block.len()];
     let (sent, read) = tokio::join!(writer.write_all(&block), reader.read_exact(&mut heard));
-    (sent.unwrap(), read.unwrap());
+    sent.unwrap();
+    read.unwrap();
     assert!(heard == block);
     assert_eq!(state(&proxy), BreakerState::Closed);
 }

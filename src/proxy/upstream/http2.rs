@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
@@ -119,7 +118,7 @@ impl Multiplexed {
         tokio::spawn(async move {
             let ended = std::future::poll_fn(|cx| {
                 let polled = std::pin::Pin::new(&mut connection).poll(cx);
-                if let Poll::Pending = polled {
+                if polled.is_pending() {
                     told.store(connection.current_max_send_streams().max(1), Relaxed);
                 }
                 polled
