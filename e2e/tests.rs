@@ -6,6 +6,8 @@ mod cases;
 mod endpoints;
 #[path = "tests/h2spec.rs"]
 mod h2spec;
+#[path = "tests/hostile.rs"]
+mod hostile;
 #[path = "tests/kubectl.rs"]
 mod kubectl;
 #[path = "tests/leader.rs"]

@@ -43,10 +43,16 @@ struct Running {
 
 impl Running {
     fn start(upstream: &TcpListener, more: &[&str]) -> Result<Self> {
+        Self::start_with(upstream, more, Stdio::inherit())
+    }
+
+    /// With its standard output going elsewhere.
+    fn start_with(upstream: &TcpListener, more: &[&str], output: impl Into<Stdio>) -> Result<Self> {
         let mut child = Command::new(env!("CARGO_BIN_EXE_fusebox-proxy"))
             .args(["--admin", "127.0.0.1:0", "--outbound", "127.0.0.1:0=shop/payments:80"])
             .args(["--upstream", &format!("shop/payments={}", upstream.local_addr()?)])
             .args(more)
+            .stdout(output)
             .stderr(Stdio::piped())
             .spawn()?;
         let mut log = BufReader::new(child.stderr.take().context("the log")?).lines();
@@ -127,6 +133,35 @@ fn a_proxy_that_is_killed_comes_back_with_its_breaker_open() -> Result<()> {
     ensure!(refused.contains("fusebox-policy: shop/pay; state=open"), "{refused}");
     let seconds = refused.lines().find_map(|line| line.strip_prefix("retry-after: ")).context("a time")?;
     ensure!((1..=60).contains(&seconds.parse::<u64>()?), "{seconds}");
+    Ok(())
+}
+
+#[test]
+fn the_access_log_tells_of_an_answer_a_failure_and_a_refusal_until_the_last_line() -> Result<()> {
+    let upstream = TcpListener::bind("127.0.0.1:0")?;
+    let directory = tempfile::tempdir()?;
+    let config = directory.path().join("config.yaml");
+    std::fs::write(&config, CONFIG)?;
+    let log = directory.path().join("access.log");
+    let config = config.display().to_string();
+    let mut proxy =
+        Running::start_with(&upstream, &["--config", &config, "--access-log", "all"], std::fs::File::create(&log)?)?;
+    let failing = std::thread::spawn(move || fail(&upstream, 3).map(|()| upstream));
+    for _ in 0..4 {
+        ensure!(proxy.get()?.starts_with("HTTP/1.1 503"), "three failures and a refusal");
+    }
+    let _upstream = failing.join().map_err(|_| anyhow::anyhow!("the upstream panicked"))??;
+    Command::new("kill").args(["-TERM", &proxy.child.id().to_string()]).status()?;
+    proxy.child.wait()?;
+    let text = std::fs::read_to_string(&log)?;
+    let lines = text.lines().map(serde_json::from_str).collect::<Result<Vec<serde_json::Value>, _>>()?;
+    ensure!(lines.len() == 4, "a line for each request: {text}");
+    let mut decisions: Vec<&str> = lines.iter().filter_map(|line| line["decision"].as_str()).collect();
+    decisions.sort_unstable();
+    ensure!(decisions == ["admitted", "admitted", "admitted", "open"], "{text}");
+    let refused = lines.iter().find(|line| line["decision"] == "open").context("the refusal")?;
+    ensure!(refused["error"] == "circuit-open" && refused["status"] == 503, "{refused}");
+    ensure!(refused["policy"] == "shop/pay" && refused["target"] == "shop/payments:80", "{refused}");
     Ok(())
 }
 
