@@ -4,6 +4,7 @@
 //! argument's name, before anything starts.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -22,6 +23,9 @@ pub const DEFAULT_ENDPOINTS_MAX_AGE: Duration = Duration::from_secs(60);
 
 /// How many client connections are held at once, unless told otherwise.
 pub const DEFAULT_MAX_CONNECTIONS: usize = 10_000;
+
+/// Threads that carry traffic, unless told otherwise: a sidecar shares its node, and a pod's limit rarely shows in the number of cores.
+const MAX_DEFAULT_THREADS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
 
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15020);
 
@@ -103,6 +107,10 @@ pub struct Options {
     #[arg(long, value_name = "off|all|errors|sampled:PERCENT", env = "FUSEBOX_ACCESS_LOG", default_value = "off")]
     pub access_log: AccessLogMode,
 
+    /// Threads that carry traffic; absent is one for each core this process may use, up to 4.
+    #[arg(long, value_name = "COUNT", env = "FUSEBOX_THREADS")]
+    pub threads: Option<NonZeroUsize>,
+
     /// How log lines look; they go to standard error. RUST_LOG sets what is logged.
     #[arg(long, value_enum, env = "FUSEBOX_LOG_FORMAT", default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,
@@ -167,6 +175,15 @@ pub struct ControlUrl {
     pub port: u16,
 }
 
+impl Options {
+    /// How many threads carry traffic.
+    #[must_use]
+    pub fn thread_count(&self) -> NonZeroUsize {
+        let most = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN).min(MAX_DEFAULT_THREADS);
+        self.threads.unwrap_or_else(most)
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -183,6 +200,7 @@ impl Default for Options {
             drain_timeout: DEFAULT_DRAIN_TIMEOUT,
             max_connections: DEFAULT_MAX_CONNECTIONS,
             access_log: AccessLogMode::Off,
+            threads: None,
             log_format: LogFormat::Json,
         }
     }

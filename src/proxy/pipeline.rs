@@ -153,7 +153,7 @@ async fn forward(
     let started = manner.started;
     let (request, client) = outgoing(request, caller, &manner);
     let request = with_deadline(request, &rule, manner.patience);
-    let mut deadline = Deadline::new(started, rule.timeout, manner.patience);
+    let mut deadline = Deadline::new(started, rule.timeout, manner.patience, &caller.timer);
     let endpoint = exchange.endpoint();
     let pools = gate::pools(&rule, endpoint.as_deref());
     let mut sending = std::pin::pin!(upstream::send(pools, request, started));

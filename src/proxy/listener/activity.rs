@@ -40,6 +40,7 @@ impl Activity {
         self.served.fetch_add(1, Relaxed);
         self.in_flight.fetch_add(1, Relaxed);
         self.fresh_bytes.store(false, Relaxed);
+        self.body_open.store(false, Relaxed);
         InFlight(Arc::clone(self))
     }
 

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::activity::Activity;
 use crate::enforcer::Enforcer;
+use crate::pipeline::deadline::SpareTimer;
 use crate::pipeline::hop::Hop;
 use crate::tunnel::Upstream;
 
@@ -27,6 +28,8 @@ pub(crate) struct Caller {
     pub(crate) activity: Arc<Activity>,
     /// Cancelled when no new requests are wanted.
     pub(crate) draining: CancellationToken,
+    /// For its requests' deadlines.
+    pub(crate) timer: Arc<SpareTimer>,
     born: Instant,
     upgraded: Mutex<Option<Upstream>>,
 }
@@ -41,6 +44,7 @@ impl Caller {
             hop,
             activity: Arc::default(),
             draining,
+            timer: Arc::default(),
             born: Instant::now(),
             upgraded: Mutex::new(None),
         }

@@ -118,3 +118,13 @@ async fn draining_tells_clients_to_leave_and_finishes_their_streams() {
     assert!(ended.to_bytes().ends_with(b"last"));
     assert_eq!(draining.await.unwrap(), crate::Drained::Complete);
 }
+
+#[tokio::test]
+async fn a_burst_of_first_requests_makes_one_connection() {
+    let upstream = Http2Upstream::start().await;
+    let (_proxy, address) = proxy(&config(upstream.address)).await;
+    let client = Http2Client::connect(address).await;
+    let answers = futures::future::join_all((0..50).map(|_| client.get("/"))).await;
+    assert!(answers.iter().all(|answer| answer.status == StatusCode::OK));
+    assert_eq!((upstream.requests(), upstream.connections()), (50, 1));
+}

@@ -47,7 +47,15 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 pub(super) struct Connections {
     open: Mutex<Vec<Arc<Multiplexed>>>,
     /// Held by the one who connects, so that a burst of first requests makes one connection and not many.
-    dialing: tokio::sync::Mutex<()>,
+    dialing: tokio::sync::Mutex<Option<Failure>>,
+}
+
+/// A connection that could not be made. Who waited for it meanwhile shares it, instead of trying in turn.
+#[derive(Debug)]
+struct Failure {
+    at: Instant,
+    address: Arc<str>,
+    kind: std::io::ErrorKind,
 }
 
 /// One connection.
@@ -77,7 +85,8 @@ impl Connections {
         if let Some(slot) = self.free(now, MAX_STREAMS) {
             return Ok(Ok(slot));
         }
-        let _dialing = self.dialing.lock().await;
+        let asked = Instant::now();
+        let mut failure = self.dialing.lock().await;
         if let Some(slot) = self.free(now, MAX_STREAMS) {
             return Ok(Ok(slot));
         }
@@ -86,7 +95,11 @@ impl Connections {
         {
             return Ok(Ok(slot));
         }
-        let connection = match Multiplexed::new(dial().await?, now).await {
+        if let Some(Failure { address, kind, .. }) = failure.as_ref().filter(|failure| failure.at >= asked) {
+            return Err(UpstreamError::Connect { address: Arc::clone(address), source: (*kind).into() });
+        }
+        let stream = dial().await.inspect_err(|error| *failure = Failure::of(error))?;
+        let connection = match Multiplexed::new(stream, now).await {
             Ok(connection) => Arc::new(connection),
             Err(error) => return Ok(Err(error)),
         };
@@ -107,6 +120,17 @@ impl Connections {
         let least = open.iter().min_by_key(|connection| connection.streams.load(Relaxed))?;
         let room = most.min(if most == usize::MAX { most } else { least.limit.load(Relaxed) });
         (least.streams.load(Relaxed) < room).then(|| Slot::on(least))
+    }
+}
+
+impl Failure {
+    fn of(error: &UpstreamError) -> Option<Self> {
+        match error {
+            UpstreamError::Connect { address, source } => {
+                Some(Self { at: Instant::now(), address: Arc::clone(address), kind: source.kind() })
+            }
+            UpstreamError::Unknown | UpstreamError::Reset { .. } => None,
+        }
     }
 }
 
