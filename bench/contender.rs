@@ -31,6 +31,8 @@ pub(crate) enum Variant {
     Plain,
     /// With a line for every request in the access log.
     AccessLog,
+    /// With a line for every tenth request.
+    SampledAccessLog,
     /// With as many breakers as a configuration may have.
     ManyBreakers,
 }
@@ -48,7 +50,7 @@ pub(crate) struct Site {
 /// The most routes that our proxy's configuration may have.
 pub(crate) const MANY_BREAKERS: usize = 10_000;
 /// The option that turns our proxy's access log on.
-pub(crate) const ACCESS_LOG: [&str; 2] = ["--access-log", "all"];
+pub(crate) const ACCESS_LOG: &str = "--access-log";
 
 impl Contender {
     pub(crate) const ALL: [Self; 4] = [Self::Fusebox, Self::Envoy, Self::Nginx, Self::Haproxy];
@@ -81,8 +83,8 @@ impl Contender {
             .with_context(|| format!("cannot write {}", configuration.display()))?;
         let mut command = programs.pinned(self)?;
         self.arguments(&mut command, &configuration, site);
-        if variant == Variant::AccessLog {
-            command.args(ACCESS_LOG);
+        if let Some(logged) = variant.logged() {
+            command.args([ACCESS_LOG, logged]);
         }
         Ok(command)
     }
@@ -126,7 +128,17 @@ impl Variant {
         match self {
             Self::Plain => "as above",
             Self::AccessLog => "access log of every request",
+            Self::SampledAccessLog => "access log of every tenth request",
             Self::ManyBreakers => "10,000 breakers",
+        }
+    }
+
+    /// Which requests are logged.
+    pub(crate) fn logged(self) -> Option<&'static str> {
+        match self {
+            Self::Plain | Self::ManyBreakers => None,
+            Self::AccessLog => Some("all"),
+            Self::SampledAccessLog => Some("sampled:10"),
         }
     }
 }

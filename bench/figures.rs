@@ -55,6 +55,10 @@ pub(crate) struct Comparison {
     #[serde(serialize_with = "label")]
     pub(crate) variant: Variant,
     pub(crate) cpu_ratios: Vec<f64>,
+    /// Requests that the variant answered while it was measured.
+    pub(crate) answered: f64,
+    /// Lines it printed in all its life: an access log that drops lines would look cheap.
+    pub(crate) lines: usize,
 }
 
 /// One column of [`Figures`].

@@ -108,7 +108,11 @@ fn run_round(laboratory: &mut Laboratory, selection: &Selection, round: usize, r
             report.samples.push(sample);
         }
     }
-    let wanted = [(selection.access_log, Variant::AccessLog), (selection.breakers, Variant::ManyBreakers)];
+    let wanted = [
+        (selection.access_log, Variant::AccessLog),
+        (selection.access_log, Variant::SampledAccessLog),
+        (selection.breakers, Variant::ManyBreakers),
+    ];
     for (_, variant) in wanted.into_iter().filter(|(wanted, _)| *wanted) {
         let comparison = laboratory.compare(variant)?;
         println!("  {}", report::comparison_line(&comparison));
@@ -120,7 +124,11 @@ fn run_round(laboratory: &mut Laboratory, selection: &Selection, round: usize, r
 /// Rounds of one comparison become one.
 fn add(comparisons: &mut Vec<Comparison>, fresh: Comparison) {
     match comparisons.iter_mut().find(|known| known.variant == fresh.variant) {
-        Some(known) => known.cpu_ratios.extend(fresh.cpu_ratios),
+        Some(known) => {
+            known.cpu_ratios.extend(fresh.cpu_ratios);
+            known.answered += fresh.answered;
+            known.lines += fresh.lines;
+        }
         None => comparisons.push(fresh),
     }
 }

@@ -3,6 +3,8 @@
 //! Owns the order in which things are measured. It must not average or print: each visit starts a fresh process and gives
 //! plain figures, so that no round depends on the one before.
 
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -31,7 +33,7 @@ struct Guest {
     process: Process,
     site: Site,
     /// Holds its files until it has ended.
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// A stretch under full load.
@@ -74,16 +76,18 @@ impl Laboratory {
     pub(crate) fn compare(&mut self, variant: Variant) -> Result<Comparison> {
         let plain = self.start(Contender::Fusebox, Protocol::Http1, Variant::Plain)?;
         let changed = self.start(Contender::Fusebox, Protocol::Http1, variant)?;
-        let mut cpu_ratios = Vec::new();
+        let (mut cpu_ratios, mut answered) = (Vec::new(), 0.0);
         for turn in 0..self.pacing.turns {
             let (first, second) = if turn % 2 == 0 { (&plain, &changed) } else { (&changed, &plain) };
             let costs = self.turn(first).and_then(|first| Ok((first, self.turn(second)?)));
             let costs = costs.with_context(|| explain(Contender::Fusebox, Protocol::Http1, &changed.process))?;
-            cpu_ratios.push(if turn % 2 == 0 { costs.1 / costs.0 } else { costs.0 / costs.1 });
+            let (plain, changed) = if turn % 2 == 0 { costs } else { (costs.1, costs.0) };
+            cpu_ratios.push(changed.cpu_per_100k() / plain.cpu_per_100k());
+            answered += changed.answered;
         }
         plain.end(&mut self.engine)?;
-        changed.end(&mut self.engine)?;
-        Ok(Comparison { variant, cpu_ratios })
+        let lines = changed.end(&mut self.engine)?;
+        Ok(Comparison { variant, cpu_ratios, answered, lines })
     }
 
     fn start(&mut self, contender: Contender, protocol: Protocol, variant: Variant) -> Result<Guest> {
@@ -100,7 +104,7 @@ impl Laboratory {
                 self.programs.configurations.display()
             )
         })?;
-        Ok(Guest { process, site, _folder: folder })
+        Ok(Guest { process, site, folder })
     }
 
     fn figures(&mut self, guest: &Guest, protocol: Protocol, direct: &Latencies) -> Result<Figures> {
@@ -157,12 +161,12 @@ impl Laboratory {
         })
     }
 
-    fn turn(&mut self, guest: &Guest) -> Result<f64> {
+    fn turn(&mut self, guest: &Guest) -> Result<Stretch> {
         self.engine.open(guest.site.listen, Protocol::Http1, Protocol::Http1.shape())?;
         self.engine.saturate(TURN_WARM_UP)?;
         let stretch = self.stretch(guest, self.pacing.turn)?;
         self.engine.close()?;
-        Ok(stretch.cpu_per_100k())
+        Ok(stretch)
     }
 
     fn latencies(&mut self, target: std::net::SocketAddr, protocol: Protocol) -> Result<Latencies> {
@@ -175,8 +179,11 @@ impl Laboratory {
 }
 
 impl Guest {
-    fn end(self, engine: &mut Engine) -> Result<()> {
-        self.process.stop(|| engine.rest(LOOK_EVERY))
+    /// Ends it, and counts the lines it printed.
+    fn end(self, engine: &mut Engine) -> Result<usize> {
+        self.process.stop(|| engine.rest(LOOK_EVERY))?;
+        let printed = BufReader::new(File::open(log_in(self.folder.path()))?);
+        Ok(printed.split(b'\n').map_while(Result::ok).count())
     }
 }
 

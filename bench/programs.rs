@@ -86,7 +86,7 @@ impl Programs {
     /// Whether our proxy has an access log to be measured.
     pub(crate) fn has_access_log(&self) -> Result<bool> {
         let help = Command::new(&self.fusebox).arg("--help").output().context("cannot run our proxy")?;
-        Ok(String::from_utf8_lossy(&help.stdout).contains(ACCESS_LOG[0]))
+        Ok(String::from_utf8_lossy(&help.stdout).contains(ACCESS_LOG))
     }
 
     fn path(&self, contender: Contender) -> &Path {

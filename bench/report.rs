@@ -141,7 +141,9 @@ impl Report {
             "| Fusebox, HTTP/1.1 | CPU per request, times the plain proxy's | turns |\n|---|---|---|\n".to_owned();
         for comparison in &self.comparisons {
             let ratio = Summary::of(&comparison.cpu_ratios).map_or_else(String::new, |ratio| cell(&ratio, 3));
-            text.push_str(&format!("| {} | {ratio} | {} |\n", comparison.variant.label(), comparison.cpu_ratios.len()));
+            let (turns, answered) = (comparison.cpu_ratios.len().to_string(), number(comparison.answered, 0));
+            let cells = [ratio, turns, answered, number(comparison.lines as f64, 0)];
+            text.push_str(&row(comparison.variant.label(), cells.into_iter()));
         }
         text
     }
@@ -170,7 +172,12 @@ pub(crate) fn progress(sample: &Sample) -> String {
 /// One comparison, for those who watch.
 pub(crate) fn comparison_line(comparison: &Comparison) -> String {
     let ratio = Summary::of(&comparison.cpu_ratios).map_or_else(String::new, |ratio| cell(&ratio, 3));
-    format!("Fusebox with {}: CPU per request {ratio} times the plain proxy's", comparison.variant.label())
+    format!(
+        "Fusebox with {}: CPU per request {ratio} times the plain proxy's; {} requests, {} lines",
+        comparison.variant.label(),
+        number(comparison.answered, 0),
+        number(comparison.lines as f64, 0),
+    )
 }
 
 fn row(label: &str, cells: impl Iterator<Item = String>) -> String {
@@ -218,7 +225,12 @@ mod tests {
         report.samples = samples();
         let latencies = Latencies { p50_us: 20.0, p99_us: 30.0, p999_us: 40.0 };
         report.direct = vec![Direct { round: 1, protocol: Protocol::Http1, latencies }];
-        report.comparisons = vec![Comparison { variant: Variant::AccessLog, cpu_ratios: vec![1.01, 1.02, 1.03] }];
+        report.comparisons = vec![Comparison {
+            variant: Variant::AccessLog,
+            cpu_ratios: vec![1.01, 1.02, 1.03],
+            answered: 9_000.0,
+            lines: 9_003,
+        }];
         report
     }
 
@@ -228,7 +240,10 @@ mod tests {
         assert!(tables.contains("| requests/s at saturation | 39,216 (38,835–39,604) |"), "{tables}");
         assert!(tables.contains("| CPU per request, times ours | 1.00 (1.00–1.00) | 1.98 ("), "{tables}");
         assert!(tables.contains("Without a proxy: p50 20 (20–20) µs, p99 30 (30–30) µs, p99.9"), "{tables}");
-        assert!(tables.contains("| access log of every request | 1.020 (1.010–1.030) | 3 |"), "{tables}");
+        assert!(
+            tables.contains("| access log of every request | 1.020 (1.010–1.030) | 3 | 9,000 | 9,003 |"),
+            "{tables}"
+        );
     }
 
     #[test]
