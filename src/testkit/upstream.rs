@@ -235,6 +235,8 @@ async fn answer(request: Request<Incoming>, shared: &Shared) -> Result<Response<
     let number = shared.requests.fetch_add(1, Ordering::SeqCst) + 1;
     let (head, body) = request.into_parts();
     let path = head.uri.path().to_owned();
+    // On HTTP/2 hyper would send a body even so.
+    let bodiless = head.method == Method::HEAD;
     shared.remember(ReceivedHead { method: head.method, uri: head.uri, headers: head.headers });
     body.collect().await.map_err(|_| Closed)?;
     let settings = lock(&shared.settings).clone();
@@ -249,7 +251,7 @@ async fn answer(request: Request<Incoming>, shared: &Shared) -> Result<Response<
         Behaviour::Hang => std::future::pending().await,
         Behaviour::CloseConnection => return Err(Closed),
     };
-    let mut response = Response::new(Full::new(settings.body));
+    let mut response = Response::new(Full::new(if bodiless { Bytes::new() } else { settings.body }));
     *response.status_mut() = status;
     *response.headers_mut() = settings.headers;
     Ok(response)
