@@ -137,8 +137,9 @@ impl Report {
     }
 
     fn comparison_table(&self) -> String {
-        let mut text =
-            "| Fusebox, HTTP/1.1 | CPU per request, times the plain proxy's | turns |\n|---|---|---|\n".to_owned();
+        let heads = ["CPU per request, times the plain proxy's", "turns", "requests", "lines printed"];
+        let mut text = row("Fusebox, HTTP/1.1", heads.iter().map(|&head| head.to_owned()));
+        text.push_str("|---|---|---|---|---|\n");
         for comparison in &self.comparisons {
             let ratio = Summary::of(&comparison.cpu_ratios).map_or_else(String::new, |ratio| cell(&ratio, 3));
             let (turns, answered) = (comparison.cpu_ratios.len().to_string(), number(comparison.answered, 0));
