@@ -198,7 +198,8 @@ fn outgoing(
     manner: &Manner,
 ) -> (Request<RequestBody>, Option<Arc<ClientBody>>) {
     let (mut parts, body) = request.into_parts();
-    parts.version = manner.version;
+    // HTTP/1.0 goes out as HTTP/1.1: a proxy sends its own version (RFC 9110 section 2.5), and 1.0 has no chunks.
+    parts.version = if manner.version == Version::HTTP_2 { Version::HTTP_2 } else { Version::HTTP_11 };
     let (mut body, client) = RequestBody::new(body, manner.version, &caller.activity);
     if manner.version == Version::HTTP_2 {
         absolute(&mut parts);

@@ -85,6 +85,12 @@ async fn what_is_passed_on_is_rewritten_to_the_last_byte_as_it_must_be() {
             "GET / HTTP/1.1\nhost: a\nx: 1\nconnection: close\n\n",
             "GET / HTTP/1.1\r\nhost: a\r\nx: 1\r\nvia: 1.1 fusebox-out-ID\r\n\r\n",
         ),
+        Case {
+            name: "HTTP/1.0 goes out as HTTP/1.1",
+            sent: "GET / HTTP/1.0\r\nhost: a\r\n\r\n",
+            received: "GET / HTTP/1.1\r\nhost: a\r\nvia: 1.0 fusebox-out-ID\r\n\r\n",
+            answer: "HTTP/1.0 200",
+        },
         passed(
             "an empty line before the request",
             "\r\nGET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
