@@ -65,13 +65,19 @@ struct Manner {
 }
 
 /// Answers one request of `caller`.
-pub(crate) async fn handle(caller: Arc<Caller>, request: Request<Incoming>) -> Result<Response<Served>, Infallible> {
+pub(crate) fn handle(
+    caller: Arc<Caller>,
+    request: Request<Incoming>,
+) -> impl Future<Output = Result<Response<Served>, Infallible>> {
+    // Not with the first poll: before it hyper reads on, and would take the end of a client's sending for its end.
     let in_flight = caller.activity.begin();
-    let is_grpc = request.version() == Version::HTTP_2 && grpc::is_grpc(request.headers());
-    let (answer, logged) = answer(&caller, request).await;
-    let passing = logged.answer(&answer);
-    let answer = if is_grpc { grpc::in_headers_only(answer) } else { answer };
-    Ok(answer.map(|body| Served::new(body, in_flight, passing)))
+    async move {
+        let is_grpc = request.version() == Version::HTTP_2 && grpc::is_grpc(request.headers());
+        let (answer, logged) = answer(&caller, request).await;
+        let passing = logged.answer(&answer);
+        let answer = if is_grpc { grpc::in_headers_only(answer) } else { answer };
+        Ok(answer.map(|body| Served::new(body, in_flight, passing)))
+    }
 }
 
 async fn answer(caller: &Arc<Caller>, mut request: Request<Incoming>) -> (Response<ResponseBody>, Logged) {

@@ -5,8 +5,11 @@
 
 use fusebox_policy::report::BreakerState;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
 use super::recorder::{OK, Recorder, talk};
-use super::support::{config, get, options, proxy, state};
+use super::support::{DEADLINE, config, get, options, proxy, state};
 use crate::Proxy;
 
 /// One request and its fate.
@@ -325,4 +328,18 @@ async fn a_proxy_pointed_at_itself_refuses_the_loop() {
     let answer = get(address, "/").await;
     assert_eq!(answer.status, http::StatusCode::LOOP_DETECTED);
     assert_eq!(answer.json()["type"], "https://fusebox.dev/problems/loop");
+}
+
+#[tokio::test]
+async fn a_client_that_ends_its_sending_with_its_request_is_answered() {
+    let upstream = Recorder::start(OK).await;
+    let (_proxy, address) = proxy(&config(upstream.address)).await;
+    for _ in 0..20 {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut answer = String::new();
+        tokio::time::timeout(DEADLINE, client.read_to_string(&mut answer)).await.unwrap().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok"), "{answer:?}");
+    }
 }
