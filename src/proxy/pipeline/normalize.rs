@@ -166,7 +166,9 @@ fn origin_form(request: &mut Request<Incoming>) -> Result<(), BadRequest> {
         return Err(BadRequest::HostDiffers);
     }
     let host = host_value(authority)?;
-    let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    // An empty path reads as "/", but without a scheme before it would be written as nothing at all.
+    let path = uri.path_and_query().filter(|path| path.as_str() != "/").cloned();
+    let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
     *request.uri_mut() = Uri::from(path);
     request.headers_mut().insert(header::HOST, host);
     Ok(())

@@ -84,6 +84,16 @@ async fn what_is_passed_on_is_rewritten_to_the_last_byte_as_it_must_be() {
             "GET / HTTP/1.1\r\nhost: payments.shop:80\r\nvia: 1.1 fusebox-out-ID\r\n\r\n",
         ),
         passed(
+            "an absolute target with a fragment in the path's place",
+            "GET http://payments.shop#/x HTTP/1.1\r\nhost: payments.shop\r\nconnection: close\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: payments.shop\r\nvia: 1.1 fusebox-out-ID\r\n\r\n",
+        ),
+        passed(
+            "an absolute target with a query in the path's place",
+            "GET http://payments.shop?q=1 HTTP/1.1\r\nhost: payments.shop\r\nconnection: close\r\n\r\n",
+            "GET /?q=1 HTTP/1.1\r\nhost: payments.shop\r\nvia: 1.1 fusebox-out-ID\r\n\r\n",
+        ),
+        passed(
             "bare line feeds",
             "GET / HTTP/1.1\nhost: a\nx: 1\nconnection: close\n\n",
             "GET / HTTP/1.1\r\nhost: a\r\nx: 1\r\nvia: 1.1 fusebox-out-ID\r\n\r\n",
