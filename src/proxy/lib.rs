@@ -24,6 +24,7 @@ mod process;
 mod series;
 mod server;
 mod snapshot;
+mod socket;
 mod state_file;
 mod tunnel;
 mod upstream;

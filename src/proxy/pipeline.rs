@@ -170,7 +170,7 @@ async fn forward(
     }
     match sent {
         Ok(Ok((response, lease))) if upgrade::is_switch(&manner, &response) => {
-            upgrade::switch(exchange, (response, lease), (caller, manner.upgrade)).await
+            Box::pin(upgrade::switch(exchange, (response, lease), (caller, manner.upgrade))).await
         }
         Ok(Ok((response, _))) if normalize::is_ambiguous(response.headers()) => {
             failed(exchange, Ending::Reset, client.as_deref())

@@ -180,7 +180,8 @@ pub(crate) async fn send(
     now: Instant,
 ) -> Result<Answer, UpstreamError> {
     match request.version() {
-        Version::HTTP_2 => send_http2(pools, request, now).await,
+        // What is seldom or large is on the heap only while it runs: every request carries the room for the rest.
+        Version::HTTP_2 => Box::pin(send_http2(pools, request, now)).await,
         _ => send_http1(pools, request, now).await,
     }
 }
@@ -217,7 +218,7 @@ async fn send_http1(
             }
         }
     }
-    let (mut connection, pool) = connect_any(pools).await?;
+    let (mut connection, pool) = Box::pin(connect_any(pools)).await?;
     match connection.send(request).await {
         Ok(response) => Ok((response, Lease(Carrier::Http1 { connection, pool }))),
         Err(failed) => Err(pool.reset(failed.into_error())),

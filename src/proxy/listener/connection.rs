@@ -4,7 +4,7 @@
 //! there, and given up when the client is silent.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use fusebox_policy::config::Protocol;
@@ -12,7 +12,7 @@ use tokio::io::AsyncReadExt;
 
 use super::caller::Caller;
 use super::detect::{self, Spoken};
-use super::http1::{self, End};
+use super::http1::{self, End, Stay};
 use super::stream::ClientStream;
 use super::{HEAD_TIMEOUT, IDLE_TIMEOUT, http2};
 use crate::tunnel;
@@ -55,17 +55,20 @@ pub(super) async fn run(mut stream: ClientStream, caller: Arc<Caller>) {
 }
 
 async fn http1_until_end(mut stream: ClientStream, caller: &Arc<Caller>) {
+    let mut stay = Stay::ForOneAnswer;
     loop {
         // On the heap only while it serves, so that an idle connection's task is small.
-        match Box::pin(http1::serve(stream, caller)).await {
+        match Box::pin(http1::serve(stream, caller, stay)).await {
             End::Idle(silent) => stream = silent,
             End::Closed(stream) => return stream.close().await,
             End::Upgraded(stream, upgraded) => return Box::pin(tunnel::carry(stream, upgraded, caller)).await,
             End::Cut => return,
         }
+        let silent_since = Instant::now();
         if !stream.has_prefix() && !awaited(&stream, caller, IDLE_TIMEOUT).await {
             return;
         }
+        stay = if silent_since.elapsed() < http1::TICK { Stay::WhileBusy } else { Stay::ForOneAnswer };
     }
 }
 

@@ -20,18 +20,28 @@ use super::{MAX_CONNECTION_AGE, MAX_HEADER_BYTES};
 use crate::pipeline;
 use crate::tunnel::Upstream;
 
-/// How often the watch looks.
-const TICK: Duration = Duration::from_secs(1);
+/// How often the watch looks. A client that is silent from one look to the next is idle, and holds no buffers any more:
+/// the sooner, the less memory a crowd of them needs at once.
+pub(super) const TICK: Duration = Duration::from_millis(200);
 
 /// How many ticks a request's head may take.
-pub(crate) const HEAD_TICKS: u32 = 10;
+pub(crate) const HEAD_TICKS: u32 = 50;
 
 /// How many ticks a client may leave its answer unread.
-pub(crate) const WRITE_TICKS: u32 = 60;
+pub(crate) const WRITE_TICKS: u32 = 300;
 
 /// How many ticks a client that sends no more is served without anything to send to it. It may have gone away
 /// for good, which looks the same, and then its request is given up.
-pub(crate) const HALF_CLOSED_TICKS: u32 = 2;
+pub(crate) const HALF_CLOSED_TICKS: u32 = 10;
+
+/// How long the parser and its buffers stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stay {
+    /// Until an answer was given: most connections of a crowd are silent after it.
+    ForOneAnswer,
+    /// While requests follow each other.
+    WhileBusy,
+}
 
 /// What became of the connection.
 pub(super) enum End {
@@ -53,7 +63,7 @@ enum Sight {
     Cut,
 }
 
-/// Sees once a second whether the connection still does something.
+/// Sees now and then whether the connection still does something.
 #[derive(Debug, Default)]
 struct Watch {
     served: u64,
@@ -73,8 +83,8 @@ enum Asked {
     End,
 }
 
-/// Serves requests until the client is silent for a second, or is done.
-pub(super) async fn serve(stream: ClientStream, caller: &Arc<Caller>) -> End {
+/// Serves requests until the client is silent for as long as `stay` says, or is done.
+pub(super) async fn serve(stream: ClientStream, caller: &Arc<Caller>, stay: Stay) -> End {
     let activity = Arc::clone(stream.activity());
     activity.allow_half_close();
     let serving = Arc::clone(caller);
@@ -93,6 +103,9 @@ pub(super) async fn serve(stream: ClientStream, caller: &Arc<Caller>) -> End {
                 return Poll::Ready(Some(result));
             }
             let before = asked;
+            if stay == Stay::ForOneAnswer && asked == Asked::Nothing && watch.has_answered(&activity) {
+                asked = Asked::Idle;
+            }
             if asked != Asked::End && draining.as_mut().poll(cx).is_ready() {
                 asked = Asked::End;
             }
@@ -128,7 +141,7 @@ pub(super) async fn serve(stream: ClientStream, caller: &Arc<Caller>) -> End {
     }
 }
 
-/// Whether another second is over.
+/// Whether it is time for another look.
 fn ticked(mut tick: Pin<&mut Sleep>, cx: &mut Context<'_>) -> bool {
     let over = tick.as_mut().poll(cx).is_ready();
     if over {
@@ -138,6 +151,14 @@ fn ticked(mut tick: Pin<&mut Sleep>, cx: &mut Context<'_>) -> bool {
 }
 
 impl Watch {
+    /// Whether a request was answered since the last look, and nothing is under way.
+    fn has_answered(&self, activity: &Activity) -> bool {
+        activity.served() != self.served
+            && activity.in_flight() == 0
+            && !activity.is_head_partial()
+            && !activity.is_write_blocked()
+    }
+
     fn look(&mut self, activity: &Activity) -> Sight {
         let moved = std::mem::replace(&mut self.written, activity.written()) != activity.written();
         let served = std::mem::replace(&mut self.served, activity.served()) != activity.served();
@@ -175,6 +196,20 @@ mod tests {
         assert_eq!(looks(&mut watch, &activity, 200), vec![Sight::Fine; 200], "an upstream may take its time");
         drop(request);
         assert_eq!(watch.look(&activity), Sight::Idle);
+    }
+
+    #[test]
+    fn a_request_counts_as_answered_only_when_nothing_is_left_of_it() {
+        let activity = Arc::new(Activity::default());
+        let watch = Watch::default();
+        assert!(!watch.has_answered(&activity), "nothing was asked");
+        let request = activity.begin();
+        assert!(!watch.has_answered(&activity));
+        activity.note_write_blocked();
+        drop(request);
+        assert!(!watch.has_answered(&activity), "the client has yet to read it");
+        activity.note_written(1);
+        assert!(watch.has_answered(&activity));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 
 use super::activity::Activity;
 use super::flood::FrameMeter;
+use crate::socket::Socket;
 
 /// How much a client may still send after its last answer before its connection is closed.
 const LINGER_BYTES: u64 = 256 << 10;
@@ -26,7 +27,7 @@ const LINGER_TIME: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct ClientStream {
     prefix: Bytes,
-    stream: TcpStream,
+    stream: Socket,
     activity: Arc<Activity>,
     end: End,
     frames: Option<FrameMeter>,
@@ -44,12 +45,12 @@ enum End {
 impl ClientStream {
     /// A connection of which nothing was read.
     pub(crate) fn new(stream: TcpStream, activity: Arc<Activity>) -> Self {
-        Self { prefix: Bytes::new(), stream, activity, end: End::OfHttp, frames: None }
+        Self { prefix: Bytes::new(), stream: Socket::new(stream), activity, end: End::OfHttp, frames: None }
     }
 
     /// The socket.
     pub(crate) fn socket(&self) -> &TcpStream {
-        &self.stream
+        self.stream.get()
     }
 
     /// What happens on it.
@@ -86,9 +87,13 @@ impl ClientStream {
 
     /// Gives bytes back that were read but not used.
     pub(crate) fn put_back(&mut self, bytes: Bytes) {
+        // Even an empty part of a buffer would keep the whole buffer alive.
+        if bytes.is_empty() {
+            return;
+        }
         if self.prefix.is_empty() {
             self.prefix = bytes;
-        } else if !bytes.is_empty() {
+        } else {
             let mut both = BytesMut::from(&bytes[..]);
             both.extend_from_slice(&self.prefix);
             self.prefix = both.freeze();
@@ -135,6 +140,9 @@ impl AsyncRead for ClientStream {
             let length = this.prefix.len().min(buffer.remaining());
             let bytes = this.prefix.split_to(length);
             buffer.put_slice(&bytes);
+            if this.prefix.is_empty() {
+                this.prefix = Bytes::new();
+            }
             this.activity.note_reread();
             return Poll::Ready(this.met(&bytes));
         }

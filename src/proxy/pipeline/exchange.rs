@@ -77,7 +77,7 @@ impl Exchange {
     pub(crate) fn head<B>(&mut self, response: &Response<B>) {
         self.status = response.status().as_u16();
         if self.rule.guard.as_ref().is_some_and(|guard| guard.honors_retry_after) {
-            self.retry_after = retry_after::wait(response.headers(), SystemTime::now());
+            self.retry_after = retry_after::wait(response.headers(), SystemTime::now);
         }
         let now = Instant::now();
         self.head_took = Some(now.saturating_duration_since(self.started));

@@ -12,7 +12,7 @@ use http::header::RETRY_AFTER;
 pub(crate) const MAX_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long the upstream asks callers to stay away, in seconds or until a date; none where it says nothing sensible.
-pub(crate) fn wait(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+pub(crate) fn wait(headers: &HeaderMap, now: impl FnOnce() -> SystemTime) -> Option<Duration> {
     let mut values = headers.get_all(RETRY_AFTER).iter();
     let value = values.next()?.to_str().ok()?.trim();
     // Two of them contradict each other.
@@ -23,7 +23,7 @@ pub(crate) fn wait(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
         // Only too many digits are no number then, which is a long time.
         Duration::from_secs(value.parse().unwrap_or(u64::MAX))
     } else {
-        httpdate::parse_http_date(value).ok()?.duration_since(now).unwrap_or(Duration::ZERO)
+        httpdate::parse_http_date(value).ok()?.duration_since(now()).unwrap_or(Duration::ZERO)
     };
     Some(wait.min(MAX_WAIT))
 }
@@ -41,7 +41,7 @@ mod tests {
         for value in values {
             headers.append(RETRY_AFTER, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
-        wait(&headers, SystemTime::UNIX_EPOCH + Duration::from_secs(THEN - 90))
+        wait(&headers, || SystemTime::UNIX_EPOCH + Duration::from_secs(THEN - 90))
     }
 
     #[test]

@@ -22,6 +22,7 @@ use tokio::net::TcpStream;
 use super::relay::Relay;
 use super::{MAX_IDLE, MAX_IDLE_AGE};
 use crate::pipeline::request_body::RequestBody;
+use crate::socket::Socket;
 
 /// Idle connections to one address.
 #[derive(Debug, Default)]
@@ -37,9 +38,9 @@ pub(super) struct Driven {
 
 /// How far the connection is.
 enum Stage {
-    Open(Connection<TokioIo<TcpStream>, RequestBody>),
+    Open(Connection<TokioIo<Socket>, RequestBody>),
     /// HTTP ended on it; the socket is still there, for a tunnel.
-    Ended(Connection<TokioIo<TcpStream>, RequestBody>),
+    Ended(Connection<TokioIo<Socket>, RequestBody>),
     Gone,
 }
 
@@ -96,7 +97,7 @@ impl IdleConnections {
 impl Driven {
     /// Speaks HTTP/1.1 on `stream`.
     pub(super) async fn new(stream: TcpStream) -> Result<Box<Self>, hyper::Error> {
-        let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(stream)).await?;
+        let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(Socket::new(stream))).await?;
         let relay = Arc::new(Relay::default());
         let waker = Waker::from(Arc::clone(&relay));
         Ok(Box::new(Self { sender, stage: Stage::Open(connection), relay, waker }))
@@ -148,7 +149,7 @@ impl Driven {
         match self.stage {
             Stage::Open(connection) | Stage::Ended(connection) => {
                 let parts = connection.into_parts();
-                Some((parts.read_buf, parts.io.into_inner()))
+                Some((parts.read_buf, parts.io.into_inner().into_inner()))
             }
             Stage::Gone => None,
         }
