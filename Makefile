@@ -122,7 +122,7 @@ deny: $(CARGO_DENY) ## Licences, banned crates and sources of all dependencies
 	$(CARGO_DENY) --locked check bans licenses sources
 
 .PHONY: verify
-verify: fmt-check lint deps-check crds-check test deny ## All that must hold before a push
+verify: fmt-check lint deps-check crds-check test loom deny ## All that must hold before a push
 
 ##@ Attack
 
@@ -181,4 +181,4 @@ measure: ## How fast policies reach sidecars and trips reach kubectl, with relea
 help: ## This list
 	@awk 'BEGIN {FS = ":.*## "} \
 	  /^##@ / {printf "\n%s\n", substr($$0, 5)} \
-	  /^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	  /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -71,6 +71,9 @@ pub(crate) fn handle(
 ) -> impl Future<Output = Result<Response<Served>, Infallible>> {
     // Not with the first poll: before it hyper reads on, and would take the end of a client's sending for its end.
     let in_flight = caller.activity.begin();
+    if !request.body().is_end_stream() {
+        caller.activity.begin_body();
+    }
     async move {
         let is_grpc = request.version() == Version::HTTP_2 && grpc::is_grpc(request.headers());
         let (answer, logged) = answer(&caller, request).await;
@@ -90,7 +93,7 @@ async fn answer(caller: &Arc<Caller>, mut request: Request<Incoming>) -> (Respon
         return (problem::bad_request(error), logged);
     }
     let Some(rule) = classify(enforcer, caller.listener, &request) else {
-        return (unknown_host(enforcer, request), logged);
+        return (unknown_host(caller, request), logged);
     };
     logged.goes(place(&rule));
     let response = match gate::ask(enforcer, &rule, manner.started) {
@@ -100,7 +103,7 @@ async fn answer(caller: &Arc<Caller>, mut request: Request<Incoming>) -> (Respon
             forward(exchange, request, (caller, manner)).await
         }
         Gate::NoAddress => {
-            discard(request);
+            discard(request, caller);
             problem::no_address(place(&rule))
         }
         Gate::Refuse(refusal) => {
@@ -109,7 +112,7 @@ async fn answer(caller: &Arc<Caller>, mut request: Request<Incoming>) -> (Respon
             }
             let response = refuse(&rule, &refusal, &request);
             rule.series.record(Ending::Refused, response.status().as_u16(), Duration::ZERO);
-            discard(request);
+            discard(request, caller);
             response
         }
     };
@@ -316,9 +319,10 @@ fn place(rule: &Rule) -> Place<'_> {
     }
 }
 
-fn unknown_host(enforcer: &Enforcer, request: Request<Incoming>) -> Response<ResponseBody> {
+fn unknown_host(caller: &Caller, request: Request<Incoming>) -> Response<ResponseBody> {
+    let enforcer = &caller.enforcer;
     enforcer.counters().invalid_request();
-    discard(request);
+    discard(request, caller);
     let snapshot = enforcer.snapshot();
     let mut names: Vec<String> = snapshot
         .by_host
@@ -332,19 +336,24 @@ fn unknown_host(enforcer: &Enforcer, request: Request<Incoming>) -> Response<Res
 
 /// Reads a bounded part of a body nobody wants, so that the client can use its connection again. Where the
 /// client still waits for leave to send it, the connection is closed instead.
-fn discard(request: Request<Incoming>) {
+fn discard(request: Request<Incoming>, caller: &Caller) {
     let waits = request.headers().contains_key(header::EXPECT);
     let mut body = request.into_body();
     if body.is_end_stream() || waits || body.size_hint().lower() > MAX_DRAIN_BYTES {
         return;
     }
+    let open = caller.activity.begin_body();
     tokio::spawn(tokio::time::timeout(MAX_DRAIN_TIME, async move {
         let mut left = MAX_DRAIN_BYTES;
-        while let Some(Ok(frame)) = body.frame().await {
-            let length = frame.data_ref().map_or(0, bytes::Bytes::len) as u64;
-            match left.checked_sub(length) {
-                Some(rest) => left = rest,
-                None => return,
+        loop {
+            match body.frame().await {
+                None => return open.complete(),
+                Some(Err(_)) => return,
+                Some(Ok(frame)) => {
+                    let length = frame.data_ref().map_or(0, bytes::Bytes::len) as u64;
+                    let Some(rest) = left.checked_sub(length) else { return };
+                    left = rest;
+                }
             }
         }
     }));

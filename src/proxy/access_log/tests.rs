@@ -10,7 +10,10 @@ use super::*;
 
 /// A destination that keeps what it got, and waits while it is shut.
 #[derive(Clone, Default)]
-struct Sink(Arc<(Mutex<(Vec<u8>, bool)>, Condvar)>);
+struct Sink(Arc<(Mutex<Kept>, Condvar)>);
+
+/// What was written, and whether it is shut.
+type Kept = (Vec<u8>, bool);
 
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

@@ -18,8 +18,8 @@ pub(crate) struct Activity {
     written: AtomicU64,
     /// Bytes came since the last request's head was complete.
     fresh_bytes: AtomicBool,
-    /// The request's body is not complete.
-    body_open: AtomicBool,
+    /// The number of the request whose body is not complete, or 0.
+    body_open: AtomicU64,
     write_blocked: AtomicBool,
     /// Another while is over for what is counted by the while.
     forgiven: AtomicBool,
@@ -34,13 +34,20 @@ pub(crate) struct Activity {
 #[derive(Debug)]
 pub(crate) struct InFlight(Arc<Activity>);
 
+/// One request's body that is not complete.
+#[derive(Debug)]
+pub(crate) struct OpenBody {
+    activity: Arc<Activity>,
+    request: u64,
+}
+
 impl Activity {
     /// A request's head was complete.
     pub(crate) fn begin(self: &Arc<Self>) -> InFlight {
         self.served.fetch_add(1, Relaxed);
         self.in_flight.fetch_add(1, Relaxed);
         self.fresh_bytes.store(false, Relaxed);
-        self.body_open.store(false, Relaxed);
+        self.body_open.store(0, Relaxed);
         InFlight(Arc::clone(self))
     }
 
@@ -89,9 +96,16 @@ impl Activity {
         self.half_close_allowed.store(false, Relaxed);
     }
 
-    /// Whether a request's body is still to come.
-    pub(crate) fn set_body_open(&self, open: bool) {
-        self.body_open.store(open, Relaxed);
+    /// The body of the request that began last is still to come, until the mark says that it is complete.
+    pub(crate) fn begin_body(self: &Arc<Self>) -> OpenBody {
+        let request = self.served();
+        self.body_open.store(request, Relaxed);
+        OpenBody { activity: Arc::clone(self), request }
+    }
+
+    /// Whether a request's body is not complete, or never will be: what comes next is not known to be a request.
+    pub(crate) fn is_body_open(&self) -> bool {
+        self.body_open.load(Relaxed) != 0
     }
 
     /// Another while is over.
@@ -130,7 +144,7 @@ impl Activity {
     /// The client sends no more. True while that is to be kept from the parser, which would take it for an abort:
     /// the whole request is here, and its answer is not yet sent.
     pub(crate) fn holds_end_back(&self, reader: &Waker) -> bool {
-        let possible = self.half_close_allowed.load(Relaxed) && !self.body_open.load(Relaxed);
+        let possible = self.half_close_allowed.load(Relaxed) && !self.is_body_open();
         let held = possible && (self.in_flight() > 0 || self.is_write_blocked());
         if held {
             *self.reader.lock() = Some(reader.clone());
@@ -145,6 +159,13 @@ impl Activity {
         {
             reader.wake();
         }
+    }
+}
+
+impl OpenBody {
+    /// The last of it was read. A later request's body stays open.
+    pub(crate) fn complete(&self) {
+        let _ = self.activity.body_open.compare_exchange(self.request, 0, Relaxed, Relaxed);
     }
 }
 

@@ -156,6 +156,7 @@ impl Watch {
         activity.served() != self.served
             && activity.in_flight() == 0
             && !activity.is_head_partial()
+            && !activity.is_body_open()
             && !activity.is_write_blocked()
     }
 
@@ -164,12 +165,18 @@ impl Watch {
         let served = std::mem::replace(&mut self.served, activity.served()) != activity.served();
         count(&mut self.write_ticks, activity.is_write_blocked() && !moved);
         count(&mut self.half_closed_ticks, activity.is_half_closed() && !activity.is_write_blocked() && !moved);
-        count(&mut self.head_ticks, activity.is_head_partial() && !served);
+        // An answer may come before the whole request did, and then the rest is owed as a head would be.
+        let rest_owed = activity.is_body_open() && activity.in_flight() == 0;
+        count(&mut self.head_ticks, (activity.is_head_partial() || rest_owed) && !served);
         if self.write_ticks > WRITE_TICKS || self.half_closed_ticks > HALF_CLOSED_TICKS || self.head_ticks > HEAD_TICKS
         {
             return Sight::Cut;
         }
-        let busy = served || activity.in_flight() > 0 || activity.is_head_partial() || activity.is_write_blocked();
+        let busy = served
+            || rest_owed
+            || activity.in_flight() > 0
+            || activity.is_head_partial()
+            || activity.is_write_blocked();
         if busy { Sight::Fine } else { Sight::Idle }
     }
 }
@@ -210,6 +217,32 @@ mod tests {
         assert!(!watch.has_answered(&activity), "the client has yet to read it");
         activity.note_written(1);
         assert!(watch.has_answered(&activity));
+    }
+
+    #[test]
+    fn a_connection_whose_request_was_not_read_to_its_end_is_never_idle_and_is_cut() {
+        let activity = Arc::new(Activity::default());
+        let mut watch = Watch::default();
+        let request = activity.begin();
+        let body = activity.begin_body();
+        drop(request);
+        assert!(!watch.has_answered(&activity), "what comes next is the rest of a body, not a request");
+        assert_eq!(watch.look(&activity), Sight::Fine);
+        assert_eq!(looks(&mut watch, &activity, HEAD_TICKS), vec![Sight::Fine; HEAD_TICKS as usize]);
+        assert_eq!(watch.look(&activity), Sight::Cut);
+        body.complete();
+        assert_eq!(watch.look(&activity), Sight::Idle);
+    }
+
+    #[test]
+    fn a_late_word_about_an_earlier_body_does_not_complete_the_one_that_is_open() {
+        let activity = Arc::new(Activity::default());
+        let _first = activity.begin();
+        let body = activity.begin_body();
+        let _second = activity.begin();
+        activity.begin_body();
+        body.complete();
+        assert!(activity.is_body_open());
     }
 
     #[test]

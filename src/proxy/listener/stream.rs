@@ -12,13 +12,14 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
 
 use super::activity::Activity;
 use super::flood::FrameMeter;
 use crate::socket::Socket;
 
 /// How much a client may still send after its last answer before its connection is closed.
-const LINGER_BYTES: u64 = 256 << 10;
+const LINGER_BYTES: usize = 256 << 10;
 
 /// How long that may take.
 const LINGER_TIME: Duration = Duration::from_secs(1);
@@ -30,6 +31,7 @@ pub(crate) struct ClientStream {
     stream: Socket,
     activity: Arc<Activity>,
     end: End,
+    farewell: Option<Box<Farewell>>,
     frames: Option<FrameMeter>,
 }
 
@@ -38,14 +40,51 @@ pub(crate) struct ClientStream {
 enum End {
     /// Nothing: HTTP's end is not yet the socket's.
     OfHttp,
+    /// No more is sent, and what the client still sends is read for a moment: a socket closed over unread bytes
+    /// would take back what was sent last.
+    OfBoth,
     /// No more is sent.
     OfSending,
+}
+
+/// Reading what a client still sends after the last was sent to it, within bounds.
+#[derive(Debug)]
+struct Farewell {
+    left: usize,
+    until: Pin<Box<Sleep>>,
+}
+
+impl Farewell {
+    fn begin() -> Self {
+        Self { left: LINGER_BYTES, until: Box::pin(tokio::time::sleep(LINGER_TIME)) }
+    }
+
+    /// Ready when the client ended its sending too, or a bound was met.
+    fn poll(&mut self, stream: &mut Socket, cx: &mut Context<'_>) -> Poll<()> {
+        let mut room = [0; 1024];
+        while self.left > 0 && self.until.as_mut().poll(cx).is_pending() {
+            let mut buffer = ReadBuf::new(&mut room);
+            let read = std::task::ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer));
+            match buffer.filled().len() {
+                1.. if read.is_ok() => self.left = self.left.saturating_sub(buffer.filled().len()),
+                _ => break,
+            }
+        }
+        Poll::Ready(())
+    }
 }
 
 impl ClientStream {
     /// A connection of which nothing was read.
     pub(crate) fn new(stream: TcpStream, activity: Arc<Activity>) -> Self {
-        Self { prefix: Bytes::new(), stream: Socket::new(stream), activity, end: End::OfHttp, frames: None }
+        Self {
+            prefix: Bytes::new(),
+            stream: Socket::new(stream),
+            activity,
+            end: End::OfHttp,
+            farewell: None,
+            frames: None,
+        }
     }
 
     /// The socket.
@@ -61,6 +100,7 @@ impl ClientStream {
     /// From now on HTTP/2 is spoken, and its frames are counted.
     pub(crate) fn into_http2(mut self) -> Self {
         self.frames = Some(FrameMeter::new());
+        self.end = End::OfBoth;
         self
     }
 
@@ -109,13 +149,24 @@ impl ClientStream {
         let mut buffer = [0; 1024];
         let discarding = async {
             while let Ok(length @ 1..) = self.stream.read(&mut buffer).await {
-                left = left.saturating_sub(length as u64);
+                left = left.saturating_sub(length);
                 if left == 0 {
                     return;
                 }
             }
         };
         let _ = tokio::time::timeout(LINGER_TIME, discarding).await;
+    }
+
+    fn say_farewell(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let farewell = match &mut self.farewell {
+            Some(farewell) => farewell,
+            None => {
+                std::task::ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+                self.farewell.insert(Box::new(Farewell::begin()))
+            }
+        };
+        farewell.poll(&mut self.stream, cx).map(Ok)
     }
 
     fn wrote(&mut self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -188,6 +239,7 @@ impl AsyncWrite for ClientStream {
         let this = self.get_mut();
         match this.end {
             End::OfHttp => Poll::Ready(Ok(())),
+            End::OfBoth => this.say_farewell(cx),
             End::OfSending => Pin::new(&mut this.stream).poll_shutdown(cx),
         }
     }

@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::time::Sleep;
 
-use crate::listener::activity::Activity;
+use crate::listener::activity::{Activity, OpenBody};
 
 /// How much of an HTTP/2 request's body is kept until its answer begins, so that a stream that the upstream
 /// did not look at can be sent once more.
@@ -49,7 +49,7 @@ pub(crate) struct ClientBody {
     cancelled: AtomicBool,
     wanted: AtomicBool,
     reader: Mutex<Option<Waker>>,
-    activity: Arc<Activity>,
+    body: OpenBody,
 }
 
 /// Why a body ended early.
@@ -138,7 +138,7 @@ impl ClientBody {
     fn note(&self, state: u8) {
         self.state.store(state, Ordering::Release);
         if matches!(state, COMPLETE | BROKEN) {
-            self.activity.set_body_open(false);
+            self.body.complete();
         }
     }
 }
@@ -154,14 +154,13 @@ impl RequestBody {
         if body.is_end_stream() {
             return (Self::empty(), None);
         }
-        activity.set_body_open(true);
         let progress = Arc::new(ClientBody {
             state: AtomicU8::new(OFFERED),
             answered: AtomicBool::new(false),
             cancelled: AtomicBool::new(false),
             wanted: AtomicBool::new(false),
             reader: Mutex::new(None),
-            activity: Arc::clone(activity),
+            body: activity.begin_body(),
         });
         let source = match version {
             Version::HTTP_2 => {
