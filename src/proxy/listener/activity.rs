@@ -20,6 +20,8 @@ pub(crate) struct Activity {
     fresh_bytes: AtomicBool,
     /// The number of the request whose body is not complete, or 0.
     body_open: AtomicU64,
+    /// The upstream would take more of it than has come.
+    body_awaited: AtomicBool,
     write_blocked: AtomicBool,
     /// Another while is over for what is counted by the while.
     forgiven: AtomicBool,
@@ -48,6 +50,7 @@ impl Activity {
         self.in_flight.fetch_add(1, Relaxed);
         self.fresh_bytes.store(false, Relaxed);
         self.body_open.store(0, Relaxed);
+        self.body_awaited.store(false, Relaxed);
         InFlight(Arc::clone(self))
     }
 
@@ -108,6 +111,11 @@ impl Activity {
         self.body_open.load(Relaxed) != 0
     }
 
+    /// Whether the upstream waits for more of a request's body.
+    pub(crate) fn is_body_awaited(&self) -> bool {
+        self.body_awaited.load(Relaxed)
+    }
+
     /// Another while is over.
     pub(crate) fn forgive(&self) {
         self.forgiven.store(true, Relaxed);
@@ -163,8 +171,19 @@ impl Activity {
 }
 
 impl OpenBody {
+    /// The upstream would take more of it than has come.
+    pub(crate) fn note_awaited(&self) {
+        self.activity.body_awaited.store(true, Relaxed);
+    }
+
+    /// Some of it came.
+    pub(crate) fn note_come(&self) {
+        self.activity.body_awaited.store(false, Relaxed);
+    }
+
     /// The last of it was read. A later request's body stays open.
     pub(crate) fn complete(&self) {
+        self.note_come();
         let _ = self.activity.body_open.compare_exchange(self.request, 0, Relaxed, Relaxed);
     }
 }

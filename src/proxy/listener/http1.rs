@@ -30,6 +30,9 @@ pub(crate) const HEAD_TICKS: u32 = 50;
 /// How many ticks a client may leave its answer unread.
 pub(crate) const WRITE_TICKS: u32 = 300;
 
+/// How many ticks a client may owe the next part of its body to an upstream that would take it.
+pub(crate) const BODY_TICKS: u32 = 300;
+
 /// How many ticks a client that sends no more is served without anything to send to it. It may have gone away
 /// for good, which looks the same, and then its request is given up.
 pub(crate) const HALF_CLOSED_TICKS: u32 = 10;
@@ -68,7 +71,9 @@ enum Sight {
 struct Watch {
     served: u64,
     written: u64,
+    read: u64,
     head_ticks: u32,
+    body_ticks: u32,
     write_ticks: u32,
     half_closed_ticks: u32,
 }
@@ -168,7 +173,12 @@ impl Watch {
         // An answer may come before the whole request did, and then the rest is owed as a head would be.
         let rest_owed = activity.is_body_open() && activity.in_flight() == 0;
         count(&mut self.head_ticks, (activity.is_head_partial() || rest_owed) && !served);
-        if self.write_ticks > WRITE_TICKS || self.half_closed_ticks > HALF_CLOSED_TICKS || self.head_ticks > HEAD_TICKS
+        let came = std::mem::replace(&mut self.read, activity.read()) != activity.read();
+        count(&mut self.body_ticks, activity.is_body_awaited() && activity.in_flight() > 0 && !came);
+        if self.head_ticks > HEAD_TICKS
+            || self.body_ticks > BODY_TICKS
+            || self.write_ticks > WRITE_TICKS
+            || self.half_closed_ticks > HALF_CLOSED_TICKS
         {
             return Sight::Cut;
         }
@@ -232,6 +242,20 @@ mod tests {
         assert_eq!(watch.look(&activity), Sight::Cut);
         body.complete();
         assert_eq!(watch.look(&activity), Sight::Idle);
+    }
+
+    #[test]
+    fn a_client_that_owes_its_body_is_cut_and_one_whose_upstream_does_not_take_it_is_not() {
+        let activity = Arc::new(Activity::default());
+        let mut watch = Watch::default();
+        let _request = activity.begin();
+        let body = activity.begin_body();
+        assert!(!looks(&mut watch, &activity, BODY_TICKS * 2).contains(&Sight::Cut), "nobody asked for it");
+        body.note_awaited();
+        assert!(!looks(&mut watch, &activity, BODY_TICKS).contains(&Sight::Cut));
+        activity.note_read(1);
+        assert!(!looks(&mut watch, &activity, BODY_TICKS + 1).contains(&Sight::Cut), "a part came");
+        assert_eq!(watch.look(&activity), Sight::Cut);
     }
 
     #[test]

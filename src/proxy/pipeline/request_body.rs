@@ -137,8 +137,11 @@ impl ClientBody {
 
     fn note(&self, state: u8) {
         self.state.store(state, Ordering::Release);
-        if matches!(state, COMPLETE | BROKEN) {
-            self.body.complete();
+        match state {
+            // A broken one never is: what comes after it is no request.
+            COMPLETE => self.body.complete(),
+            AWAITED => self.body.note_awaited(),
+            _ => self.body.note_come(),
         }
     }
 }
