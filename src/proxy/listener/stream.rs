@@ -39,12 +39,12 @@ pub(crate) struct ClientStream {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     /// Nothing: HTTP's end is not yet the socket's.
-    OfHttp,
+    HttpOnly,
     /// No more is sent, and what the client still sends is read for a moment: a socket closed over unread bytes
     /// would take back what was sent last.
-    OfBoth,
+    Gentle,
     /// No more is sent.
-    OfSending,
+    Sending,
 }
 
 /// Reading what a client still sends after the last was sent to it, within bounds.
@@ -81,7 +81,7 @@ impl ClientStream {
             prefix: Bytes::new(),
             stream: Socket::new(stream),
             activity,
-            end: End::OfHttp,
+            end: End::HttpOnly,
             farewell: None,
             frames: None,
         }
@@ -100,7 +100,7 @@ impl ClientStream {
     /// From now on HTTP/2 is spoken, and its frames are counted.
     pub(crate) fn into_http2(mut self) -> Self {
         self.frames = Some(FrameMeter::new());
-        self.end = End::OfBoth;
+        self.end = End::Gentle;
         self
     }
 
@@ -116,7 +116,7 @@ impl ClientStream {
     /// From now on the stream carries bytes, and each side ends its own sending.
     pub(crate) fn into_tunnel(mut self) -> Self {
         self.activity.forbid_half_close();
-        self.end = End::OfSending;
+        self.end = End::Sending;
         self
     }
 
@@ -238,9 +238,9 @@ impl AsyncWrite for ClientStream {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         match this.end {
-            End::OfHttp => Poll::Ready(Ok(())),
-            End::OfBoth => this.say_farewell(cx),
-            End::OfSending => Pin::new(&mut this.stream).poll_shutdown(cx),
+            End::HttpOnly => Poll::Ready(Ok(())),
+            End::Gentle => this.say_farewell(cx),
+            End::Sending => Pin::new(&mut this.stream).poll_shutdown(cx),
         }
     }
 }
