@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use fusebox_e2e::attack;
-use fusebox_e2e::fleet::PATIENCE;
+use fusebox_e2e::standalone::Standalone;
+use fusebox_testkit::FlakyUpstream;
 use fusebox_testkit::load::Load;
-use fusebox_testkit::{FlakyUpstream, Port, ProcessBuilder};
 
 /// Good requests a second.
 const RATE: u32 = 500;
@@ -34,13 +34,7 @@ async fn run() -> Result<()> {
     let seconds = std::env::args().nth(1).map_or(Ok(DEFAULT_SECONDS), |text| text.parse());
     let period = Duration::from_secs(seconds.context("the only argument is a number of seconds")?);
     let upstream = FlakyUpstream::start().await?;
-    let (listener, admin) = (Port::reserve()?, Port::reserve()?);
-    let mut proxy = ProcessBuilder::binary("fusebox-proxy")?
-        .arg(format!("--outbound={}=shop/payments:80", listener.address()))
-        .arg(format!("--upstream=shop/payments={}", upstream.address()))
-        .arg(format!("--admin={}", admin.address()))
-        .start()?;
-    proxy.wait_for_http(admin.address(), "/health/ready", PATIENCE).await?;
+    let Standalone { proxy, listener } = Standalone::start(&upstream).await?;
 
     let calm = Load::new(listener.address(), RATE, period.min(Duration::from_secs(30))).run().await?;
     let attackers = attack::begin(listener.address());

@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use fusebox_e2e::fleet::PATIENCE;
-use fusebox_testkit::{FlakyUpstream, Port, ProcessBuilder, h2spec};
+use fusebox_e2e::standalone::Standalone;
+use fusebox_testkit::{FlakyUpstream, h2spec};
 
 /// Set by `make h2spec`: the summary is written and not compared.
 const WRITE: &str = "FUSEBOX_WRITE_H2SPEC";
@@ -23,13 +23,7 @@ async fn the_listener_passes_h2spec_but_for_what_is_listed() -> Result<()> {
     let upstream = FlakyUpstream::start().await?;
     // Some cases need a body that does not fit into one window.
     upstream.set_body("x".repeat(1 << 10));
-    let (listener, admin) = (Port::reserve()?, Port::reserve()?);
-    let mut proxy = ProcessBuilder::binary("fusebox-proxy")?
-        .arg(format!("--outbound={}=shop/payments:80", listener.address()))
-        .arg(format!("--upstream=shop/payments={}", upstream.address()))
-        .arg(format!("--admin={}", admin.address()))
-        .start()?;
-    proxy.wait_for_http(admin.address(), "/health/ready", PATIENCE).await?;
+    let Standalone { proxy: _proxy, listener } = Standalone::start(&upstream).await?;
     let port = listener.number();
     let cases = tokio::task::spawn_blocking(move || h2spec::run(port)).await??;
 

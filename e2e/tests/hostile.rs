@@ -4,20 +4,14 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use fusebox_e2e::attack;
-use fusebox_e2e::fleet::PATIENCE;
+use fusebox_e2e::standalone::Standalone;
+use fusebox_testkit::FlakyUpstream;
 use fusebox_testkit::load::Load;
-use fusebox_testkit::{FlakyUpstream, Port, ProcessBuilder};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn good_requests_are_answered_while_others_attack() -> Result<()> {
     let upstream = FlakyUpstream::start().await?;
-    let (listener, admin) = (Port::reserve()?, Port::reserve()?);
-    let mut proxy = ProcessBuilder::binary("fusebox-proxy")?
-        .arg(format!("--outbound={}=shop/payments:80", listener.address()))
-        .arg(format!("--upstream=shop/payments={}", upstream.address()))
-        .arg(format!("--admin={}", admin.address()))
-        .start()?;
-    proxy.wait_for_http(admin.address(), "/health/ready", PATIENCE).await?;
+    let Standalone { proxy: _proxy, listener } = Standalone::start(&upstream).await?;
     let attackers = attack::begin(listener.address());
     let report = Load::new(listener.address(), 50, Duration::from_secs(3)).run().await?;
     drop(attackers);

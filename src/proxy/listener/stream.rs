@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
@@ -142,20 +142,8 @@ impl ClientStream {
 
     /// Ends the connection so that the last answer arrives: a socket closed over unread bytes would take it back.
     pub(crate) async fn close(mut self) {
-        if self.stream.shutdown().await.is_err() {
-            return;
-        }
-        let mut left = LINGER_BYTES;
-        let mut buffer = [0; 1024];
-        let discarding = async {
-            while let Ok(length @ 1..) = self.stream.read(&mut buffer).await {
-                left = left.saturating_sub(length);
-                if left == 0 {
-                    return;
-                }
-            }
-        };
-        let _ = tokio::time::timeout(LINGER_TIME, discarding).await;
+        // An end that can't be said is one all the same.
+        let _ = std::future::poll_fn(|cx| self.say_farewell(cx)).await;
     }
 
     fn say_farewell(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
