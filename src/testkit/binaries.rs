@@ -18,6 +18,9 @@ const KUBERNETES_MINOR: &str = "v1.35.";
 
 const NAMES: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "kubectl"];
 
+/// What a node needs besides; only the cache has these for certain.
+const NODE_NAMES: [&str; 3] = ["kube-scheduler", "kube-proxy", "kubelet"];
+
 /// The programs of a control plane, and kubectl.
 #[derive(Debug, Clone)]
 pub struct ControlPlane {
@@ -55,7 +58,7 @@ impl ControlPlane {
         let entry = crate::cache::root()?.join("cluster").join(hash);
         crate::cache::make_once(&entry, |draft| {
             GoBuilder::find()?.build(&module, &draft.join("cluster"), &version_flags())?;
-            for name in NAMES {
+            for name in NAMES.into_iter().chain(NODE_NAMES) {
                 std::os::unix::fs::symlink("cluster", draft.join(name)).context("cannot link the built binary")?;
             }
             let version = version_of(&draft.join("kube-apiserver"))?;
