@@ -2,7 +2,10 @@
 //!
 //! It must not send anything: what it is for, the bytes of protocols, is its users' to say.
 
+use std::path::Path;
+
 use anyhow::Result;
+use fusebox_testkit::process::binary_path;
 use fusebox_testkit::{FlakyUpstream, Port, Process, ProcessBuilder};
 
 use crate::fleet::PATIENCE;
@@ -22,8 +25,22 @@ impl Standalone {
     /// # Errors
     /// When it does not start or get ready in time.
     pub async fn start(upstream: &FlakyUpstream) -> Result<Self> {
+        Self::start_on(upstream, None).await
+    }
+
+    /// The same, on `core` alone where one is named.
+    ///
+    /// # Errors
+    /// When it does not start or get ready in time.
+    pub async fn start_on(upstream: &FlakyUpstream, core: Option<&str>) -> Result<Self> {
         let (listener, admin) = (Port::reserve()?, Port::reserve()?);
-        let mut proxy = ProcessBuilder::binary("fusebox-proxy")?
+        let builder = match core {
+            None => ProcessBuilder::binary("fusebox-proxy")?,
+            Some(core) => ProcessBuilder::program("fusebox-proxy", Path::new("taskset"))
+                .args(["--cpu-list", core])
+                .arg(binary_path("fusebox-proxy")?),
+        };
+        let mut proxy = builder
             .arg(format!("--outbound={}=shop/payments:80", listener.address()))
             .arg(format!("--upstream=shop/payments={}", upstream.address()))
             .arg(format!("--admin={}", admin.address()))

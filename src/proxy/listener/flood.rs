@@ -12,6 +12,9 @@ pub(crate) const MAX_FRAMES: u64 = 5_000;
 /// Bytes in both directions that earn one more: window updates, and the pings that measure a link, grow with its traffic.
 pub(crate) const BYTES_A_FRAME: u64 = 128;
 
+/// Frames after which other connections get their turn, so that a flood delays them by little until it is cut.
+pub(crate) const TURN_FRAMES: u64 = 100;
+
 /// The client's preface comes before the first frame (RFC 9113 section 3.4).
 const PREFACE_BYTES: u64 = 24;
 
@@ -32,6 +35,8 @@ pub(crate) struct FrameMeter {
     /// Bytes of the frame, or of the preface, that are still to come.
     skip: u64,
     frames: u64,
+    /// Those of this turn.
+    turn_frames: u64,
     /// Bytes of requests and answers since the last look.
     earned_bytes: u64,
 }
@@ -50,7 +55,7 @@ impl From<Flood> for io::Error {
 impl FrameMeter {
     /// At the start of a connection.
     pub(crate) fn new() -> Self {
-        Self { header: [0; HEADER_BYTES], have: 0, skip: PREFACE_BYTES, frames: 0, earned_bytes: 0 }
+        Self { header: [0; HEADER_BYTES], have: 0, skip: PREFACE_BYTES, frames: 0, turn_frames: 0, earned_bytes: 0 }
     }
 
     /// Follows `bytes` from the client.
@@ -75,6 +80,15 @@ impl FrameMeter {
         if self.frames > allowed { Err(Flood) } else { Ok(()) }
     }
 
+    /// Whether the client made so much to do that others come first; said once for each such turn.
+    pub(crate) fn has_had_its_turn(&mut self) -> bool {
+        let over = self.turn_frames > TURN_FRAMES;
+        if over {
+            self.turn_frames = 0;
+        }
+        over
+    }
+
     /// The client took `bytes` of answers, which stand for the window updates they cause.
     pub(crate) fn wrote(&mut self, bytes: usize) {
         self.earned_bytes = self.earned_bytes.saturating_add(bytes as u64);
@@ -92,10 +106,15 @@ impl FrameMeter {
         self.skip = length;
         match kind {
             DATA if length > 0 => self.earned_bytes += length,
-            HEADERS | CONTINUATION => {}
-            SETTINGS => self.frames += 1 + length / SETTINGS_BYTES,
-            _ => self.frames += 1,
+            HEADERS | CONTINUATION => self.turn_frames += 1,
+            SETTINGS => self.count(1 + length / SETTINGS_BYTES),
+            _ => self.count(1),
         }
+    }
+
+    fn count(&mut self, frames: u64) {
+        self.frames += frames;
+        self.turn_frames += frames;
     }
 }
 
@@ -161,6 +180,18 @@ mod tests {
             meter.read(&frame(6, 8)).is_err()
         });
         assert!(flooded);
+    }
+
+    #[test]
+    fn a_client_that_makes_much_to_do_waits_for_others_and_one_that_sends_data_does_not() {
+        let mut meter = begun();
+        meter.read(&frame(6, 8).repeat(TURN_FRAMES as usize)).unwrap();
+        assert!(!meter.has_had_its_turn());
+        meter.read(&frame(HEADERS, 20)).unwrap();
+        assert!(meter.has_had_its_turn());
+        assert!(!meter.has_had_its_turn(), "once for each turn");
+        meter.read(&frame(DATA, 100).repeat(10 * TURN_FRAMES as usize)).unwrap();
+        assert!(!meter.has_had_its_turn());
     }
 
     #[test]

@@ -185,6 +185,10 @@ impl AsyncRead for ClientStream {
             this.activity.note_reread();
             return Poll::Ready(this.met(&bytes));
         }
+        if this.frames.as_mut().is_some_and(FrameMeter::has_had_its_turn) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buffer.filled().len();
         std::task::ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
         match buffer.filled().len() - before {
