@@ -21,6 +21,7 @@ use crate::clock::{self, Clock};
 use crate::config_error::ConfigError;
 use crate::counters::Counters;
 use crate::endpoints::{Directory, Known, MAX_ENDPOINT_BREAKERS, Making};
+use crate::listener::limits::Limits;
 use crate::pipeline::hop::Direction;
 use crate::snapshot::{Destination, Installed, Snapshot, Surroundings, Topology};
 use crate::state_file::Saved;
@@ -92,6 +93,11 @@ impl Enforcer {
             Some(Destination::Application { .. }) => Direction::Inbound,
             _ => Direction::Outbound,
         }
+    }
+
+    /// For how long a client may hold what it was given.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.topology.limits
     }
 
     /// The access log; none where nothing is logged.

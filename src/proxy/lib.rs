@@ -40,6 +40,7 @@ pub use access_log::AccessLogMode;
 pub use config_error::ConfigError;
 pub use enforcer::Applied;
 pub use health::{Component, HealthReport, HealthStatus};
+pub use listener::limits::Limits;
 pub use logging::init_logging;
 pub use options::{
     ControlUrl, DEFAULT_DRAIN_TIMEOUT, DEFAULT_ENDPOINTS_MAX_AGE, DEFAULT_MAX_CONNECTIONS, InboundSpec, LogFormat,

@@ -10,6 +10,7 @@ mod detect;
 mod flood;
 mod http1;
 mod http2;
+pub(crate) mod limits;
 pub(crate) mod stream;
 
 use std::net::SocketAddr;
@@ -28,16 +29,6 @@ use crate::enforcer::Enforcer;
 /// Bytes that a request's head may have: more than the longest target that hyper takes, so that a target which is
 /// longer is told so.
 pub(crate) const MAX_HEADER_BYTES: usize = 80 << 10;
-
-/// How long a client may be silent between requests, or before its first. Longer than this proxy's own clients
-/// keep their connections, so that they close first.
-pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-
-/// How long the first bytes of a connection may stay too few to tell what is spoken.
-pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A connection this old takes no further requests, so that clients spread over what is there by then.
-pub(crate) const MAX_CONNECTION_AGE: Duration = Duration::from_secs(3600);
 
 /// How long accepting rests after the system refused, for instance for want of file descriptors.
 const ACCEPT_REST: Duration = Duration::from_millis(50);

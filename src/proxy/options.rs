@@ -13,6 +13,7 @@ use clap::{Parser, ValueEnum};
 use fusebox_policy::config::ServiceId;
 
 use crate::access_log::AccessLogMode;
+use crate::listener::limits::Limits;
 use crate::parse::{self, ArgumentError};
 
 /// How long requests in flight may take after a termination signal, unless told otherwise.
@@ -114,6 +115,10 @@ pub struct Options {
     /// How log lines look; they go to standard error. RUST_LOG sets what is logged.
     #[arg(long, value_enum, env = "FUSEBOX_LOG_FORMAT", default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,
+
+    /// For how long a client may hold what it was given. Not for the command line: the defaults hold for every proxy.
+    #[arg(skip)]
+    pub limits: Limits,
 }
 
 /// How log lines look.
@@ -202,6 +207,7 @@ impl Default for Options {
             access_log: AccessLogMode::Off,
             threads: None,
             log_format: LogFormat::Json,
+            limits: Limits::default(),
         }
     }
 }

@@ -211,6 +211,10 @@ fn outgoing(
     parts.version = if manner.version == Version::HTTP_2 { Version::HTTP_2 } else { Version::HTTP_11 };
     let (mut body, client) = RequestBody::new(body, manner.version, &caller.activity);
     if manner.version == Version::HTTP_2 {
+        // A stream of gRPC may be silent for long; of HTTP/1.1 the watch over the connection sees to it.
+        if !grpc::is_grpc(&parts.headers) {
+            body.bound_silence(caller.enforcer.limits().body);
+        }
         absolute(&mut parts);
         return (Request::from_parts(parts, body), client);
     }
@@ -283,6 +287,7 @@ fn failed(exchange: Exchange, ending: Ending, client: Option<&ClientBody>) -> Re
     let blamed = ending.blaming(client);
     let response = match (blamed, ending) {
         (Ending::ClientAbort, Ending::Timeout) => problem::slow_client(place(&rule)),
+        (Ending::ClientAbort, _) if client.is_some_and(ClientBody::is_silent) => problem::slow_client(place(&rule)),
         (Ending::ClientAbort, _) => problem::client_abort(place(&rule)),
         (Ending::Timeout, _) => problem::timeout(place(&rule), rule.timeout.unwrap_or_default()),
         (Ending::ConnectFailure, _) => problem::connect_failure(place(&rule)),

@@ -225,6 +225,7 @@ fn topology(options: &Options) -> Topology {
         listeners: inbound.chain(outbound).collect(),
         upstreams: options.upstream.clone(),
         endpoints_max_age: options.endpoints_max_age,
+        limits: options.limits,
     }
 }
 

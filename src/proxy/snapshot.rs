@@ -23,6 +23,7 @@ use self::fallback::Fallback;
 use crate::breakers::{Maker, Tracked};
 use crate::config_error::ConfigError;
 use crate::endpoints::Group;
+use crate::listener::limits::Limits;
 use crate::options::{ServicePort, UpstreamSpec};
 use crate::series::{Series, SeriesLabels};
 use crate::upstream::{Pool, Pools};
@@ -36,6 +37,8 @@ pub(crate) struct Topology {
     pub(crate) upstreams: Vec<UpstreamSpec>,
     /// For how long endpoints count after the operator is gone.
     pub(crate) endpoints_max_age: Duration,
+    /// For how long clients may hold what they were given.
+    pub(crate) limits: Limits,
 }
 
 /// Where a listener's traffic goes.

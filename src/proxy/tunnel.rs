@@ -27,10 +27,10 @@ use crate::upstream;
 /// Bytes held for each direction of a tunnel.
 pub(crate) const BUFFER_BYTES: usize = 16 << 10;
 
-/// A tunnel in which neither side said anything for this long is ended.
-pub(crate) const IDLE_LIMIT: Duration = Duration::from_secs(3600);
+/// An interval can't be none.
+const SHORTEST_CHECK: Duration = Duration::from_millis(1);
 
-/// How often that is looked at.
+/// How often it is looked at whether anything was said, or more often where the limit is short.
 const IDLE_CHECK: Duration = Duration::from_secs(30);
 
 /// The far end of a tunnel, connected.
@@ -103,23 +103,24 @@ pub(crate) async fn carry(client: ClientStream, upstream: Upstream, caller: &Cal
                 TunnelEnding::Broken
             }
         },
-        () = idle(activity) => TunnelEnding::Idle,
+        () = idle(activity, caller.enforcer.limits().tunnel_idle) => TunnelEnding::Idle,
     };
     let counts = rule.series.tunnels();
     counts.ended(ending);
     counts.carried(activity.read().saturating_sub(read), activity.written().saturating_sub(written));
 }
 
-/// Ends when nothing was carried for [`IDLE_LIMIT`].
-async fn idle(activity: &Activity) {
-    let mut interval = tokio::time::interval(IDLE_CHECK);
+/// Ends when nothing was carried for `limit`.
+async fn idle(activity: &Activity, limit: Duration) {
+    let check = IDLE_CHECK.min(limit / 4).max(SHORTEST_CHECK);
+    let mut interval = tokio::time::interval(check);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut before = (0, 0);
     let mut silent = Duration::ZERO;
-    while silent < IDLE_LIMIT {
+    while silent < limit {
         interval.tick().await;
         let now = (activity.read(), activity.written());
-        silent = if now == before { silent + IDLE_CHECK } else { Duration::ZERO };
+        silent = if now == before { silent + check } else { Duration::ZERO };
         before = now;
     }
 }

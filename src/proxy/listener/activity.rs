@@ -23,6 +23,10 @@ pub(crate) struct Activity {
     /// The upstream would take more of it than has come.
     body_awaited: AtomicBool,
     write_blocked: AtomicBool,
+    /// Parts of answers that were handed over to be sent, with more to come, and how many of them were followed by a
+    /// wish for more.
+    offered: AtomicU64,
+    taken: AtomicU64,
     /// Another while is over for what is counted by the while.
     forgiven: AtomicBool,
     half_closed: AtomicBool,
@@ -116,6 +120,26 @@ impl Activity {
         self.body_awaited.load(Relaxed)
     }
 
+    /// A part of an answer was handed over to be sent, and more is to come.
+    pub(crate) fn note_offered(&self) {
+        self.offered.fetch_add(1, Relaxed);
+    }
+
+    /// More of that answer is wanted, or none of it any more.
+    pub(crate) fn note_taken(&self) {
+        self.taken.fetch_add(1, Relaxed);
+    }
+
+    /// How often more of an answer was wanted.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken.load(Relaxed)
+    }
+
+    /// Whether there is an answer of which no more is wanted at this moment.
+    pub(crate) fn is_answer_offered(&self) -> bool {
+        self.offered.load(Relaxed) != self.taken()
+    }
+
     /// Another while is over.
     pub(crate) fn forgive(&self) {
         self.forgiven.store(true, Relaxed);
@@ -167,6 +191,13 @@ impl Activity {
         {
             reader.wake();
         }
+    }
+}
+
+impl InFlight {
+    /// The connection it is served on.
+    pub(crate) fn activity(&self) -> &Activity {
+        &self.0
     }
 }
 

@@ -13,8 +13,8 @@ use tokio::io::AsyncReadExt;
 use super::caller::Caller;
 use super::detect::{self, Spoken};
 use super::http1::{self, End, Stay};
+use super::http2;
 use super::stream::ClientStream;
-use super::{HEAD_TIMEOUT, IDLE_TIMEOUT, http2};
 use crate::tunnel;
 
 /// How long a client may be silent before the server may be the one to speak first.
@@ -35,8 +35,8 @@ pub(super) async fn run(mut stream: ClientStream, caller: Arc<Caller>) {
     let protocol = caller.enforcer.snapshot().protocol(caller.listener);
     let detected = match protocol {
         Protocol::Tcp => Detected::Client(Spoken::Other),
-        Protocol::Http if awaited(&stream, &caller, IDLE_TIMEOUT).await => {
-            Detected::Client(http_only(first_bytes(&mut stream).await))
+        Protocol::Http if awaited(&stream, &caller, caller.enforcer.limits().idle).await => {
+            Detected::Client(http_only(first_bytes(&mut stream, &caller).await))
         }
         Protocol::Http => Detected::Nothing,
         Protocol::Detect => detect(&mut stream, &caller).await,
@@ -65,7 +65,7 @@ async fn http1_until_end(mut stream: ClientStream, caller: &Arc<Caller>) {
             End::Cut => return,
         }
         let silent_since = Instant::now();
-        if !stream.has_prefix() && !awaited(&stream, caller, IDLE_TIMEOUT).await {
+        if !stream.has_prefix() && !awaited(&stream, caller, caller.enforcer.limits().idle).await {
             return;
         }
         stay = if silent_since.elapsed() < http1::TICK { Stay::WhileBusy } else { Stay::ForOneAnswer };
@@ -88,7 +88,7 @@ async fn awaited(stream: &ClientStream, caller: &Caller, limit: Duration) -> boo
 /// speaks first; the client may still turn out to be a slow one that speaks HTTP.
 async fn detect(stream: &mut ClientStream, caller: &Arc<Caller>) -> Detected {
     if awaited(stream, caller, DETECTION_TIME).await {
-        return Detected::Client(first_bytes(stream).await);
+        return Detected::Client(first_bytes(stream, caller).await);
     }
     if caller.draining.is_cancelled() {
         return Detected::Nothing;
@@ -96,13 +96,13 @@ async fn detect(stream: &mut ClientStream, caller: &Arc<Caller>) -> Detected {
     let Some(upstream) = Box::pin(tunnel::open(caller)).await else { return Detected::Nothing };
     let client_spoke = tokio::select! {
         biased;
-        client_spoke = awaited(stream, caller, IDLE_TIMEOUT) => client_spoke,
+        client_spoke = awaited(stream, caller, caller.enforcer.limits().idle) => client_spoke,
         _ = upstream.spoke() => return Detected::Upstream(upstream),
     };
     if !client_spoke {
         return Detected::Nothing;
     }
-    match first_bytes(stream).await {
+    match first_bytes(stream, caller).await {
         Spoken::Other => Detected::Upstream(upstream),
         spoken => Detected::Client(spoken),
     }
@@ -117,13 +117,13 @@ fn http_only(spoken: Spoken) -> Spoken {
 }
 
 /// Judges the first bytes, which stay unread where one look is enough.
-async fn first_bytes(stream: &mut ClientStream) -> Spoken {
+async fn first_bytes(stream: &mut ClientStream, caller: &Caller) -> Spoken {
     let mut seen = [0; detect::ENOUGH];
     let length = stream.socket().peek(&mut seen).await.unwrap_or(0);
     match detect::spoken(&seen[..length]) {
         Spoken::Unsure if length > 0 => {
             let mut bytes = BytesMut::with_capacity(detect::ENOUGH);
-            let spoken = tokio::time::timeout(HEAD_TIMEOUT, more_bytes(stream, &mut bytes)).await;
+            let spoken = tokio::time::timeout(caller.enforcer.limits().head, more_bytes(stream, &mut bytes)).await;
             stream.put_back(bytes.freeze());
             spoken.unwrap_or(Spoken::Unsure)
         }

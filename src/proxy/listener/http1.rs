@@ -13,29 +13,17 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, Sleep};
 
+use super::MAX_HEADER_BYTES;
 use super::activity::Activity;
 use super::caller::Caller;
+use super::limits::{Limits, ticks};
 use super::stream::ClientStream;
-use super::{MAX_CONNECTION_AGE, MAX_HEADER_BYTES};
 use crate::pipeline;
 use crate::tunnel::Upstream;
 
 /// How often the watch looks. A client that is silent from one look to the next is idle, and holds no buffers any more:
 /// the sooner, the less memory a crowd of them needs at once.
 pub(super) const TICK: Duration = Duration::from_millis(200);
-
-/// How many ticks a request's head may take.
-pub(crate) const HEAD_TICKS: u32 = 50;
-
-/// How many ticks a client may leave its answer unread.
-pub(crate) const WRITE_TICKS: u32 = 300;
-
-/// How many ticks a client may owe the next part of its body to an upstream that would take it.
-pub(crate) const BODY_TICKS: u32 = 300;
-
-/// How many ticks a client that sends no more is served without anything to send to it. It may have gone away
-/// for good, which looks the same, and then its request is given up.
-pub(crate) const HALF_CLOSED_TICKS: u32 = 10;
 
 /// How long the parser and its buffers stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +57,7 @@ enum Sight {
 /// Sees now and then whether the connection still does something.
 #[derive(Debug, Default)]
 struct Watch {
+    limits: Limits,
     served: u64,
     written: u64,
     read: u64,
@@ -98,7 +87,8 @@ pub(super) async fn serve(stream: ClientStream, caller: &Arc<Caller>, stay: Stay
         .header_read_timeout(None)
         .max_header_size(MAX_HEADER_BYTES)
         .serve_connection(TokioIo::new(stream), service);
-    let mut watch = Watch { served: activity.served(), ..Watch::default() };
+    let limits = *caller.enforcer.limits();
+    let mut watch = Watch { limits, served: activity.served(), ..Watch::default() };
     let mut tick = pin!(tokio::time::sleep(TICK));
     let mut draining = pin!(caller.draining.cancelled());
     let mut asked = Asked::Nothing;
@@ -118,7 +108,7 @@ pub(super) async fn serve(stream: ClientStream, caller: &Arc<Caller>, stay: Stay
                 match watch.look(&activity) {
                     Sight::Cut => return Poll::Ready(None),
                     Sight::Idle if asked == Asked::Nothing => asked = Asked::Idle,
-                    Sight::Fine if asked == Asked::Nothing && caller.is_older_than(MAX_CONNECTION_AGE) => {
+                    Sight::Fine if asked == Asked::Nothing && caller.is_older_than(limits.age) => {
                         asked = Asked::End;
                     }
                     Sight::Idle | Sight::Fine => {}
@@ -175,10 +165,11 @@ impl Watch {
         count(&mut self.head_ticks, (activity.is_head_partial() || rest_owed) && !served);
         let came = std::mem::replace(&mut self.read, activity.read()) != activity.read();
         count(&mut self.body_ticks, activity.is_body_awaited() && activity.in_flight() > 0 && !came);
-        if self.head_ticks > HEAD_TICKS
-            || self.body_ticks > BODY_TICKS
-            || self.write_ticks > WRITE_TICKS
-            || self.half_closed_ticks > HALF_CLOSED_TICKS
+        let Limits { head, body, write, half_closed, .. } = self.limits;
+        if self.head_ticks > ticks(head, TICK)
+            || self.body_ticks > ticks(body, TICK)
+            || self.write_ticks > ticks(write, TICK)
+            || self.half_closed_ticks > ticks(half_closed, TICK)
         {
             return Sight::Cut;
         }
@@ -199,6 +190,11 @@ fn count(ticks: &mut u32, holds: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The default limits in ticks.
+    const HEAD_TICKS: u32 = 50;
+    const BODY_TICKS: u32 = 300;
+    const WRITE_TICKS: u32 = 300;
 
     fn looks(watch: &mut Watch, activity: &Activity, ticks: u32) -> Vec<Sight> {
         (0..ticks).map(|_| watch.look(activity)).collect()

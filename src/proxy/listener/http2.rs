@@ -13,10 +13,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::MissedTickBehavior;
 
+use super::MAX_HEADER_BYTES;
 use super::activity::Activity;
 use super::caller::Caller;
+use super::limits::{Limits, ticks};
 use super::stream::ClientStream;
-use super::{IDLE_TIMEOUT, MAX_CONNECTION_AGE, MAX_HEADER_BYTES};
 use crate::pipeline;
 
 /// Requests of one connection at once.
@@ -43,11 +44,11 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// and has this long to give it.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How often the watch looks.
+/// How often the watch looks, or more often where a limit is shorter.
 const TICK: Duration = Duration::from_secs(5);
 
-/// How many ticks a client may leave everything unread.
-const WRITE_TICKS: u32 = 12;
+/// An interval can't be none.
+const SHORTEST_TICK: Duration = Duration::from_millis(1);
 
 /// How many ticks a client may keep a connection without requests after it was told to leave.
 const LEAVE_TICKS: u32 = 2;
@@ -65,9 +66,12 @@ enum Sight {
 struct Watch {
     served: u64,
     written: u64,
+    taken: u64,
     idle_ticks: u32,
     write_ticks: u32,
     leave_ticks: u32,
+    limits: Limits,
+    tick: Duration,
 }
 
 /// Serves requests until the client or the drain ends it.
@@ -77,10 +81,10 @@ pub(super) async fn serve(stream: ClientStream, caller: &Arc<Caller>) {
     let service = service_fn(move |request| pipeline::handle(Arc::clone(&serving), request));
     let connection = builder().serve_connection(TokioIo::new(stream.into_http2()), service);
     let mut connection = pin!(connection);
-    let mut tick = tokio::time::interval(TICK);
+    let mut watch = Watch::new(*caller.enforcer.limits());
+    let mut tick = tokio::time::interval(watch.tick);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut draining = pin!(caller.draining.cancelled());
-    let mut watch = Watch::default();
     let mut leaving = false;
     let ended = std::future::poll_fn(|cx| {
         loop {
@@ -93,7 +97,7 @@ pub(super) async fn serve(stream: ClientStream, caller: &Arc<Caller>) {
                 match watch.look(&activity, leaving) {
                     Sight::Cut => return Poll::Ready(None),
                     Sight::Leave => leaving = true,
-                    Sight::Fine => leaving = leaving || caller.is_older_than(MAX_CONNECTION_AGE),
+                    Sight::Fine => leaving = leaving || caller.is_older_than(watch.limits.age),
                 }
             }
             if leaving == before {
@@ -125,6 +129,11 @@ fn builder() -> http2::Builder<TokioExecutor> {
 }
 
 impl Watch {
+    fn new(limits: Limits) -> Self {
+        let tick = TICK.min(limits.shortest() / 2).max(SHORTEST_TICK);
+        Self { limits, tick, ..Self::default() }
+    }
+
     fn look(&mut self, activity: &Activity, leaving: bool) -> Sight {
         activity.forgive();
         let moved = std::mem::replace(&mut self.written, activity.written()) != activity.written();
@@ -132,10 +141,13 @@ impl Watch {
         let silent = !served && activity.in_flight() == 0;
         self.idle_ticks = if silent { self.idle_ticks + 1 } else { 0 };
         self.leave_ticks = if silent && leaving { self.leave_ticks + 1 } else { 0 };
-        self.write_ticks = if activity.is_write_blocked() && !moved { self.write_ticks + 1 } else { 0 };
-        if self.write_ticks > WRITE_TICKS || self.leave_ticks > LEAVE_TICKS {
+        // A client that opens no window for its answers reads nothing of them, whatever its socket takes.
+        let took = std::mem::replace(&mut self.taken, activity.taken()) != activity.taken();
+        let stuck = (activity.is_write_blocked() && !moved) || (activity.is_answer_offered() && !took);
+        self.write_ticks = if stuck { self.write_ticks + 1 } else { 0 };
+        if self.write_ticks > ticks(self.limits.write, self.tick) || self.leave_ticks > LEAVE_TICKS {
             Sight::Cut
-        } else if TICK * self.idle_ticks > IDLE_TIMEOUT {
+        } else if self.idle_ticks > ticks(self.limits.idle, self.tick) {
             Sight::Leave
         } else {
             Sight::Fine

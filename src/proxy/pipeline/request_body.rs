@@ -34,6 +34,8 @@ const COMPLETE: u8 = 1;
 const BROKEN: u8 = 2;
 /// The client is the one to wait for: the upstream asked for more.
 const AWAITED: u8 = 3;
+/// The client sent nothing for too long while the upstream asked for more.
+const SILENT: u8 = 4;
 
 /// A request's body, or none.
 #[derive(Debug)]
@@ -58,6 +60,9 @@ pub(crate) enum RequestBodyError {
     /// The client broke off, or sent what is no body.
     #[error("client broke its body")]
     Client(#[source] hyper::Error),
+    /// The client owed the next part for too long.
+    #[error("client sent nothing of its body for too long")]
+    Silent(#[source] h2::Error),
     /// Nobody wants the answer any more.
     #[error("request was given up")]
     Cancelled(#[source] h2::Error),
@@ -69,6 +74,15 @@ struct Inner {
     progress: Arc<ClientBody>,
     /// Set while the body waits to be asked for.
     held: Option<Pin<Box<Sleep>>>,
+    silence: Option<Silence>,
+}
+
+/// For how long the client may send nothing, counted from when more was asked for.
+#[derive(Debug)]
+struct Silence {
+    limit: Duration,
+    /// Most bodies come without a wait, and need no timer.
+    until: Option<Pin<Box<Sleep>>>,
 }
 
 #[derive(Debug)]
@@ -107,9 +121,14 @@ impl ClientBody {
         self.state.load(Ordering::Acquire) == AWAITED
     }
 
-    /// Whether the client broke off or sent what is no body.
+    /// Whether the client broke off, sent what is no body, or nothing for too long.
     pub(crate) fn is_broken(&self) -> bool {
-        self.state.load(Ordering::Acquire) == BROKEN
+        matches!(self.state.load(Ordering::Acquire), BROKEN | SILENT)
+    }
+
+    /// Whether the client sent nothing for too long.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.state.load(Ordering::Acquire) == SILENT
     }
 
     /// The answer began: nothing needs to be kept any more.
@@ -172,7 +191,7 @@ impl RequestBody {
             }
             _ => Source::Direct(body),
         };
-        let inner = Inner { source, progress: Arc::clone(&progress), held: None };
+        let inner = Inner { source, progress: Arc::clone(&progress), held: None, silence: None };
         (Self { inner: Some(inner) }, Some(progress))
     }
 
@@ -183,6 +202,13 @@ impl RequestBody {
         }
     }
 
+    /// Gives the body up where the client sends nothing for `limit` while more is wanted.
+    pub(crate) fn bound_silence(&mut self, limit: Duration) {
+        if let Some(inner) = &mut self.inner {
+            inner.silence = Some(Silence { limit, until: None });
+        }
+    }
+
     /// Whether there is no body at all.
     pub(crate) fn is_empty(&self) -> bool {
         self.inner.is_none()
@@ -190,12 +216,13 @@ impl RequestBody {
 
     /// The same body from its beginning, for another attempt; none where that is not kept.
     pub(crate) fn again(&self) -> Option<Self> {
-        let Some(Inner { source, progress, held: _ }) = &self.inner else { return Some(Self::empty()) };
+        let Some(Inner { source, progress, held: _, silence }) = &self.inner else { return Some(Self::empty()) };
         match source {
             Source::Direct(_) => None,
             Source::Kept { kept, .. } => {
                 let source = Source::Kept { kept: Arc::clone(kept), next: 0 };
-                Some(Self { inner: Some(Inner { source, progress: Arc::clone(progress), held: None }) })
+                let silence = silence.as_ref().map(|silence| Silence { limit: silence.limit, until: None });
+                Some(Self { inner: Some(Inner { source, progress: Arc::clone(progress), held: None, silence }) })
             }
         }
     }
@@ -219,6 +246,14 @@ impl Inner {
             self.held = None;
         }
         self.held.is_some()
+    }
+}
+
+impl Silence {
+    /// Whether it lasted too long.
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        let limit = self.limit;
+        self.until.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit))).as_mut().poll(cx).is_ready()
     }
 }
 
@@ -320,6 +355,14 @@ impl Body for RequestBody {
             return Poll::Pending;
         }
         let polled = inner.source.poll(cx, &inner.progress);
+        if let Some(silence) = &mut inner.silence {
+            if polled.is_ready() {
+                silence.until = None;
+            } else if silence.is_over(cx) {
+                inner.progress.note(SILENT);
+                return Poll::Ready(Some(Err(RequestBodyError::Silent(h2::Reason::CANCEL.into()))));
+            }
+        }
         inner.progress.note(match &polled {
             Poll::Ready(Some(Err(_))) => BROKEN,
             Poll::Ready(None) => COMPLETE,

@@ -35,8 +35,10 @@ pub(crate) enum ResponseBody {
 #[derive(Debug)]
 pub(crate) struct Served {
     body: ResponseBody,
-    _in_flight: InFlight,
+    in_flight: InFlight,
     passing: Option<Passing>,
+    /// A part was handed over, and nobody has asked for the next one yet.
+    offered: bool,
 }
 
 /// Why a body ended early; the client sees its connection end.
@@ -216,7 +218,20 @@ impl Served {
         if let Some(passing) = passing.as_mut().filter(|_| body.is_end_stream()) {
             passing.is_whole();
         }
-        Self { body, _in_flight: in_flight, passing }
+        Self { body, in_flight, passing, offered: false }
+    }
+
+    /// Who serves the client asks for more, or for nothing any more.
+    fn asked(&mut self) {
+        if std::mem::take(&mut self.offered) {
+            self.in_flight.activity().note_taken();
+        }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.asked();
     }
 }
 
@@ -225,8 +240,14 @@ impl Body for Served {
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
-        let Self { body, _in_flight, passing } = self.get_mut();
+        let this = self.get_mut();
+        this.asked();
+        let Self { body, in_flight, passing, offered } = this;
         let polled = Pin::new(&mut *body).poll_frame(cx);
+        *offered = matches!(polled, Poll::Ready(Some(Ok(_)))) && !body.is_end_stream();
+        if *offered {
+            in_flight.activity().note_offered();
+        }
         if let Some(passing) = passing {
             match &polled {
                 Poll::Ready(Some(Ok(frame))) => passing.sent(frame.data_ref().map_or(0, Bytes::len)),

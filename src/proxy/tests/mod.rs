@@ -17,6 +17,7 @@ mod hygiene;
 mod hygiene_answers;
 mod hygiene_http2;
 mod judging;
+mod limits;
 mod reloading;
 mod restarting;
 mod scaling;

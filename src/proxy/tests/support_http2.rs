@@ -133,6 +133,15 @@ async fn answer(request: Request<Incoming>, counts: Arc<Counts>) -> Result<Respo
             });
             Response::new(StreamBody::new(first.chain(never)).boxed_unsync())
         }
+        "endless" => {
+            let unanswered = Unanswered(counts);
+            let block = Bytes::from(vec![b'x'; 16 << 10]);
+            let blocks = futures::stream::repeat_with(move || {
+                let _unanswered = &unanswered;
+                Ok(Frame::data(block.clone()))
+            });
+            Response::new(StreamBody::new(blocks).boxed_unsync())
+        }
         "hang" => {
             let _unanswered = Unanswered(counts);
             std::future::pending().await
@@ -215,6 +224,16 @@ impl Http2Client {
     pub(crate) async fn try_get(&self, path: &str) -> Result<Http2Answer, hyper::Error> {
         let request = Request::get(format!("http://payments.shop{path}"));
         self.send(request.body(Empty::new().map_err(|never| match never {}).boxed_unsync()).unwrap()).await
+    }
+
+    /// Asks for `path` and waits for the answer's head only.
+    pub(crate) async fn try_open(&self, path: &str) -> Result<Response<Incoming>, hyper::Error> {
+        self.open(Request::get(format!("http://payments.shop{path}")).body(full(b"")).unwrap()).await
+    }
+
+    /// Whether the connection ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.is_closed()
     }
 
     /// A gRPC call with one message.
