@@ -10,12 +10,13 @@ mod policies;
 
 use std::collections::BTreeMap;
 
+use fusebox_api::common::Side;
 use fusebox_policy::config::{BreakerRule, ServiceId, WorkloadId};
 
-use crate::plan::{ForceVerdict, Verdict};
+use crate::plan::{ForceVerdict, Guarded, Verdict};
 use crate::snapshot::{CircuitBreaker, Service, ServicePort, Snapshot};
 
-pub(crate) use fleet::Fleet;
+pub(crate) use fleet::{Fleet, selects};
 pub(crate) use policies::version;
 
 /// Every policy judged, and every place with the policies that claim it.
@@ -122,6 +123,22 @@ pub fn resolve(snapshot: &Snapshot) -> Attachments<'_> {
 }
 
 impl Attachments<'_> {
+    /// The Services that have an accepted policy, as far as injection needs to know.
+    pub(crate) fn guarded(&self) -> Guarded {
+        let mut guarded = Guarded::default();
+        for policy in &self.policies {
+            for resolved in policy.targets.iter().filter_map(|target| target.resolved.as_ref()) {
+                match policy.source.spec.side {
+                    Side::Client => {
+                        resolved.callers.iter().for_each(|caller| guarded.by_caller(caller, resolved.service))
+                    }
+                    Side::Server => guarded.at_server(resolved.service),
+                }
+            }
+        }
+        guarded
+    }
+
     /// The places of one workload, with their claims.
     pub(crate) fn places_of(&self, workload: &WorkloadId) -> impl Iterator<Item = (&Place, &Vec<Claim<'_>>)> {
         let first = Place { workload: workload.clone(), direction: Direction::Inbound(0) };

@@ -7,6 +7,7 @@
 pub mod attachment;
 mod breaker_config;
 pub mod check;
+pub mod injection;
 pub mod manifest;
 pub mod monitoring;
 pub mod objects;

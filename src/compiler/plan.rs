@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use crate::attachment;
 use crate::monitoring::AlertSubject;
 use crate::proxy_config;
-use crate::snapshot::{Prometheus, Snapshot};
+use crate::snapshot::{Prometheus, Service, Snapshot};
 
 /// What the operator applies and sends, and what it makes statuses from.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,10 +28,19 @@ pub struct Plan {
     pub policies: BTreeMap<PolicyId, PolicyPlan>,
     /// Namespaces in which a workload has sidecars; each gets its monitoring objects.
     pub namespaces_with_sidecars: BTreeSet<String>,
+    /// The Services that have a policy, for the injection of pods that are not there yet.
+    pub guarded: Guarded,
     /// Whether monitoring objects can be applied.
     pub prometheus: Prometheus,
     /// When the plan changes by time alone, since an override ends; compile again then.
     pub recompile_at: Option<Timestamp>,
+}
+
+/// The Services that have an accepted policy. Which pods there are decides nothing here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Guarded {
+    by_callers: BTreeMap<String, BTreeSet<ServiceId>>,
+    at_servers: BTreeSet<ServiceId>,
 }
 
 /// One workload with sidecars.
@@ -268,7 +277,28 @@ pub fn compile(snapshot: &Snapshot) -> Plan {
     let policies = attachments.policies(&workloads);
     let recompile_at = policies.values().filter_map(|policy| policy.force.ends_at()).min();
     let namespaces_with_sidecars = workloads.keys().map(|id| id.namespace.clone()).collect();
-    Plan { workloads, policies, namespaces_with_sidecars, prometheus: snapshot.prometheus, recompile_at }
+    let guarded = attachments.guarded();
+    Plan { workloads, policies, namespaces_with_sidecars, guarded, prometheus: snapshot.prometheus, recompile_at }
+}
+
+impl Guarded {
+    /// The Services whose policies on side Client the callers of a namespace obey.
+    pub fn by_callers(&self, namespace: &str) -> impl Iterator<Item = &ServiceId> {
+        self.by_callers.get(namespace).into_iter().flatten()
+    }
+
+    /// The Services of a namespace that have a policy on side Server.
+    pub fn at_servers(&self, namespace: &str) -> impl Iterator<Item = &ServiceId> {
+        self.at_servers.iter().filter(move |id| id.namespace == namespace)
+    }
+
+    pub(crate) fn by_caller(&mut self, namespace: &str, service: &Service) {
+        self.by_callers.entry(namespace.to_owned()).or_default().insert(service.id.clone());
+    }
+
+    pub(crate) fn at_server(&mut self, service: &Service) {
+        self.at_servers.insert(service.id.clone());
+    }
 }
 
 impl Refusal {

@@ -13,6 +13,7 @@ use fusebox_api::CircuitBreakerPolicySpec;
 use fusebox_policy::config::{self, PolicyId, ServiceId, WorkloadId};
 use jiff::Timestamp;
 
+pub use from_objects::taken_ports;
 pub use pod_owner::workload_of;
 
 /// Everything that [`crate::compile`] decides from.
@@ -151,6 +152,8 @@ pub struct Namespace {
     pub labels: BTreeMap<String, String>,
     /// The namespaces whose policies its callers obey.
     pub accepts_policies_from: Vec<String>,
+    /// How traffic reaches the sidecars of its pods, as its annotation says; not checked.
+    pub interception: Option<String>,
 }
 
 /// Whether the Prometheus operator's resources are installed.

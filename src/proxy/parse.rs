@@ -41,13 +41,14 @@ pub(crate) fn port(text: &str) -> Result<u16, ArgumentError> {
     text.parse().ok().filter(|port| *port != 0).ok_or_else(|| ArgumentError::Port(text.to_owned()))
 }
 
-/// `host:port`, where the host may be a name, an IPv4 address or a bracketed IPv6 address. Brackets are dropped.
+/// `host:port`, where the host may be a name or an IP address. An IPv6 address stands in brackets; an IPv4 address may, so that
+/// `[$(POD_IP)]:8080` fits both. Brackets are dropped.
 pub(crate) fn host_port(text: &str) -> Result<(String, u16), ArgumentError> {
     const SHAPE: ArgumentError = ArgumentError::Shape("HOST:PORT, such as 127.0.0.1:8080 or example.com:443");
     let (host, number) = text.rsplit_once(':').ok_or(SHAPE)?;
     let number = port(number)?;
     let bare = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        Some(inner) if inner.parse::<std::net::Ipv6Addr>().is_ok() => inner,
+        Some(inner) if inner.parse::<std::net::IpAddr>().is_ok() => inner,
         Some(_) => return Err(SHAPE),
         None => host,
     };
@@ -126,6 +127,7 @@ mod tests {
     #[test]
     fn host_and_port_are_told_apart() {
         assert_eq!(host_port("[::1]:80"), Ok(("::1".to_owned(), 80)));
+        assert_eq!(host_port("[10.0.0.7]:80"), Ok(("10.0.0.7".to_owned(), 80)));
         assert_eq!(host_port("payments.shop.svc:80"), Ok(("payments.shop.svc".to_owned(), 80)));
         for text in ["", ":80", "host", "host:0", "host:65536", "::1:80", "[x]:80", "a b:80", "user@host:80"] {
             assert!(host_port(text).is_err(), "{text}");

@@ -6,7 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fusebox_api::CircuitBreakerPolicy;
-use fusebox_api::names::{CONSENT_ANNOTATION, OPAQUE_PORTS_ANNOTATION, SIDECAR_INJECTED, SIDECAR_LABEL};
+use fusebox_api::names::{
+    CONSENT_ANNOTATION, INTERCEPTION_ANNOTATION, OPAQUE_PORTS_ANNOTATION, SIDECAR_INJECTED, SIDECAR_LABEL,
+    TAKEN_PORTS_ANNOTATION,
+};
 use fusebox_policy::config::{self, PolicyId, ServiceId, WorkloadId};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
@@ -64,6 +67,9 @@ impl Pod {
             return None;
         }
         let labels = pod.metadata.labels.clone().unwrap_or_default();
+        let mut ports = pod.spec.as_ref().map(container_ports).unwrap_or_default();
+        // Where the sidecar took names over, they still mean the application's ports.
+        ports.extend(pod.metadata.annotations.iter().flat_map(taken_ports));
         let mut workload = workload_of(&pod.metadata);
         workload.namespace = namespace_of(&pod.metadata);
         Some(Self {
@@ -73,7 +79,7 @@ impl Pod {
             sidecar: labels.get(SIDECAR_LABEL).is_some_and(|value| value == SIDECAR_INJECTED),
             labels,
             workload,
-            ports: pod.spec.as_ref().map(container_ports).unwrap_or_default(),
+            ports,
             ready: status.conditions.iter().flatten().any(|it| it.type_ == "Ready" && it.status == "True"),
             terminating: pod.metadata.deletion_timestamp.is_some(),
         })
@@ -120,8 +126,20 @@ impl From<&core::Namespace> for Namespace {
             name: name_of(metadata),
             labels: metadata.labels.clone().unwrap_or_default(),
             accepts_policies_from: listed.filter(|name| !name.is_empty()).map(str::to_owned).collect(),
+            interception: metadata.annotations.as_ref().and_then(|all| all.get(INTERCEPTION_ANNOTATION)).cloned(),
         }
     }
+}
+
+/// The application's ports whose names a pod's sidecar has, as the injector left them on the pod; what is no port is left out.
+#[must_use]
+pub fn taken_ports(annotations: &BTreeMap<String, String>) -> Vec<(String, u16)> {
+    let listed = annotations.get(TAKEN_PORTS_ANNOTATION).map(String::as_str).unwrap_or_default();
+    let port = |entry: &str| {
+        let (name, port) = entry.trim().split_once('=')?;
+        Some((name.to_owned(), port.parse().ok().filter(|port| *port > 0)?))
+    };
+    listed.split(',').filter_map(port).collect()
 }
 
 fn namespace_of(metadata: &ObjectMeta) -> String {
