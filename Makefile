@@ -39,6 +39,16 @@ cluster-down: ## End exactly what `make cluster` started
 	$(BUILD) --bin fusebox-testkit
 	$(DEBUG)/fusebox-testkit cluster down
 
+.PHONY: node-up
+node-up: ## A real node on this machine: pods run, Services lead to them, names resolve (root; README of e2e/cluster)
+	$(BUILD) --bin fusebox-testkit
+	$(DEBUG)/fusebox-testkit node up
+
+.PHONY: node-down
+node-down: ## End exactly what `make node-up` started, pods too
+	$(BUILD) --bin fusebox-testkit
+	$(DEBUG)/fusebox-testkit node down
+
 ##@ Build
 
 .PHONY: build

@@ -18,7 +18,7 @@ const KUBERNETES_MINOR: &str = "v1.35.";
 
 const NAMES: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "kubectl"];
 
-/// What a node needs besides; only the cache has these for certain.
+/// What a node needs besides.
 const NODE_NAMES: [&str; 3] = ["kube-scheduler", "kube-proxy", "kubelet"];
 
 /// The programs of a control plane, and kubectl.
@@ -32,6 +32,24 @@ pub struct ControlPlane {
     pub kube_controller_manager: PathBuf,
     /// The command line, of the same version as the server.
     pub kubectl: PathBuf,
+}
+
+/// The programs of a control plane with one node. Only the cache has all of them in one version.
+#[derive(Debug, Clone)]
+pub(crate) struct NodePrograms {
+    pub(crate) plane: ControlPlane,
+    pub(crate) kube_scheduler: PathBuf,
+    pub(crate) kube_proxy: PathBuf,
+    pub(crate) kubelet: PathBuf,
+}
+
+impl NodePrograms {
+    /// Takes them from the cache, or builds them with Go or Docker. Blocks.
+    pub(crate) fn find_or_build() -> Result<Self> {
+        let plane = ControlPlane::from_cache()?;
+        let [kube_scheduler, kube_proxy, kubelet] = NODE_NAMES.map(|name| plane.kube_apiserver.with_file_name(name));
+        Ok(Self { plane, kube_scheduler, kube_proxy, kubelet })
+    }
 }
 
 impl ControlPlane {

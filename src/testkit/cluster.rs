@@ -4,9 +4,9 @@
 //! it ends and removes all of that. There is no kubelet: Pods are objects whose status the tests set (see [`crate::pods`]).
 //! Tests run against the real API server, because validation, server-side apply and tokens cannot be imitated faithfully.
 
-mod folder;
+pub(crate) mod folder;
 mod install;
-mod parts;
+pub(crate) mod parts;
 pub mod standing;
 #[cfg(test)]
 mod tests;
@@ -29,10 +29,10 @@ use crate::binaries::ControlPlane;
 use crate::child::KeptChild;
 use crate::eventually::eventually;
 use crate::kubeconfig::{self, Credential};
-use crate::ports::random;
+use crate::ports::{Port, random};
 
 use folder::ClusterFolder;
-use parts::Parts;
+use parts::{Listen, Parts};
 
 /// How long the API server may take until it is ready.
 const START_DEADLINE: Duration = Duration::from_secs(60);
@@ -49,6 +49,8 @@ pub enum Controllers {
     WithoutWorkloads,
     /// All of them: a Deployment gets its ReplicaSet and its (pending) Pods.
     All,
+    /// All of them, and those that take a node for lost when its kubelet is silent: for clusters that have nodes.
+    AllWithNodes,
 }
 
 /// What a cluster is started with.
@@ -85,7 +87,7 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::start`].
     pub async fn start_with(options: ClusterOptions) -> Result<Self> {
-        Self::start_in(ClusterFolder::scratch()?, options).await
+        Self::start_in(ClusterFolder::scratch()?, options, Listen::Loopback(Port::reserve()?)).await
     }
 
     /// The one cluster that all tests of this process share, started by the first. Keep apart by [`Cluster::unique_namespace`].
@@ -99,9 +101,13 @@ impl Cluster {
         SHARED.get_or_try_init(Self::start).await
     }
 
-    async fn start_in(folder: ClusterFolder, options: ClusterOptions) -> Result<Self> {
+    async fn start_in(folder: ClusterFolder, options: ClusterOptions, listen: Listen) -> Result<Self> {
         let plane = tokio::task::spawn_blocking(ControlPlane::find_or_build).await.context("the build panicked")??;
-        let parts = Parts::prepare(folder, plane, options)?;
+        Self::start_parts(Parts::prepare(folder, plane, options, listen)?).await
+    }
+
+    /// Starts the control plane that was prepared.
+    pub(crate) async fn start_parts(parts: Parts) -> Result<Self> {
         let etcd = parts.start_etcd().await?;
         let api_server = parts.start_api_server().await?;
         let mut cluster = Self { controller_manager: None, api_server: Mutex::new(Some(api_server)), etcd, parts };
@@ -310,8 +316,13 @@ impl Cluster {
         ready.await.flatten().with_context(|| folder.log_end("kube-controller-manager"))
     }
 
+    /// What the control plane was started from, for programs that join it.
+    pub(crate) fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
     /// Leaves everything running after this process.
-    fn leave_running(self) {
+    pub(crate) fn leave_running(self) {
         let Self { controller_manager, api_server, etcd, parts } = self;
         for child in controller_manager.into_iter().chain(api_server.into_inner()).chain([etcd]) {
             child.leave_running();

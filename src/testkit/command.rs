@@ -1,8 +1,9 @@
-//! The `fusebox-testkit` command, for `make cluster` and for looking around in that cluster by hand.
+//! The `fusebox-testkit` command, for `make cluster`, `make node-up` and looking around in those clusters by hand.
 //!
 //! Owns arguments and what is printed. It must not do the work itself, so that tests and people use the same code.
 
 use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, ensure};
@@ -10,6 +11,8 @@ use clap::{Parser, Subcommand};
 
 use crate::binaries::ControlPlane;
 use crate::cluster::standing::{StandingCluster, Status};
+use crate::images;
+use crate::node::{self, StandingNode};
 
 /// Tools for developing Fusebox.
 #[derive(Debug, Parser)]
@@ -24,6 +27,9 @@ enum Tool {
     /// A local control plane: etcd, kube-apiserver and kube-controller-manager.
     #[command(subcommand)]
     Cluster(ClusterCommand),
+    /// A real node on this machine: the control plane, and containerd with all that pods need. Needs root.
+    #[command(subcommand)]
+    Node(NodeCommand),
     /// Get all that the tests start: the control plane, the Prometheus CRDs and promtool. Prints where they are.
     Fetch,
 }
@@ -44,6 +50,33 @@ enum ClusterCommand {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum NodeCommand {
+    /// Start it, or do nothing if it is up.
+    Up {
+        /// Where everything of the node lies; by default in the cache.
+        #[arg(long)]
+        folder: Option<PathBuf>,
+    },
+    /// End it, its pods too, and remove its data.
+    Down,
+    /// Say whether it is up; the exit code is 0 only then.
+    Status,
+    /// Print the path of the kubeconfig with full rights.
+    Kubeconfig,
+    /// Run kubectl against it.
+    Kubectl {
+        /// Handed to kubectl.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Give images to it; pods use them with `imagePullPolicy: Never`.
+    Import {
+        /// Archives as `docker save` writes them, or OCI archives. Without any: the images of the tests on real pods.
+        archives: Vec<PathBuf>,
+    },
+}
+
 /// Runs the command line of this process.
 ///
 /// # Errors
@@ -51,6 +84,7 @@ enum ClusterCommand {
 pub async fn run() -> Result<()> {
     match Arguments::parse().tool {
         Tool::Cluster(command) => run_cluster(command).await,
+        Tool::Node(command) => run_node(command).await,
         Tool::Fetch => tokio::task::spawn_blocking(fetch).await?,
     }
 }
@@ -74,7 +108,8 @@ async fn run_cluster(command: ClusterCommand) -> Result<()> {
     match command {
         ClusterCommand::Up => {
             let started = cluster.up().await?;
-            println!("{}", usage(&cluster, if started { "The cluster is up." } else { "The cluster was up already." }));
+            let first = if started { "The cluster is up." } else { "The cluster was up already." };
+            println!("{}", usage(first, &cluster.kubeconfig_path(), "make cluster-down"));
         }
         ClusterCommand::Down => {
             let ended = cluster.down().await?;
@@ -90,19 +125,66 @@ async fn status(cluster: &StandingCluster) -> Result<()> {
     let status = cluster.status().await;
     ensure!(status != Status::Down, "the cluster is down: start it with `make cluster`");
     ensure!(status == Status::Up, "the cluster is broken: `make cluster` replaces it, `make cluster-down` removes it");
-    println!("{}", usage(cluster, "The cluster is up."));
+    println!("{}", usage("The cluster is up.", &cluster.kubeconfig_path(), "make cluster-down"));
     Ok(())
 }
 
-/// Becomes kubectl, so that its exit code, terminal and signals are kubectl's own.
-async fn kubectl(cluster: &StandingCluster, arguments: &[String]) -> Result<()> {
-    ensure!(cluster.status().await == Status::Up, "the cluster is not up: start it with `make cluster`");
-    let plane = tokio::task::spawn_blocking(ControlPlane::find_or_build).await??;
-    let error = Command::new(plane.kubectl).args(arguments).env("KUBECONFIG", cluster.kubeconfig_path()).exec();
-    Err(error.into())
+async fn run_node(command: NodeCommand) -> Result<()> {
+    let node = StandingNode::of_this_machine()?;
+    match command {
+        NodeCommand::Up { folder } => {
+            let node = folder.map_or(Ok(node), |folder| std::path::absolute(folder).map(StandingNode::at))?;
+            let started = node.up().await?;
+            let first = if started { "The node is up." } else { "The node was up already." };
+            println!("{}", usage(first, &node.kubeconfig_path(), "make node-down"));
+        }
+        NodeCommand::Down => {
+            let ended = node.down().await?;
+            println!("{}", if ended { "The node is down, its data is removed." } else { "There was no node." });
+        }
+        NodeCommand::Status => {
+            node_is_up(&node).await?;
+            println!("{}", usage("The node is up.", &node.kubeconfig_path(), "make node-down"));
+        }
+        NodeCommand::Kubeconfig => println!("{}", node.kubeconfig_path().display()),
+        NodeCommand::Kubectl { arguments } => {
+            node_is_up(&node).await?;
+            become_kubectl(&node.kubeconfig_path(), &arguments).await?;
+        }
+        NodeCommand::Import { archives } => tokio::task::spawn_blocking(move || import(&node, archives)).await??,
+    }
+    Ok(())
 }
 
-fn usage(cluster: &StandingCluster, first: &str) -> String {
-    let kubeconfig = cluster.kubeconfig_path();
-    format!("{first}\n\n  export KUBECONFIG={}\n\nEnd it with `make cluster-down`.", kubeconfig.display())
+async fn node_is_up(node: &StandingNode) -> Result<()> {
+    let status = node.status().await;
+    ensure!(status != node::Status::Down, "there is no node: start it with `make node-up`");
+    ensure!(status == node::Status::Up, "the node is broken: `make node-up` replaces it, `make node-down` removes it");
+    Ok(())
+}
+
+fn import(node: &StandingNode, archives: Vec<PathBuf>) -> Result<()> {
+    if !archives.is_empty() {
+        return node.import(&archives);
+    }
+    for image in images::of_tests()? {
+        node.import(std::slice::from_ref(&image.archive))?;
+        println!("{}", image.name);
+    }
+    Ok(())
+}
+
+async fn kubectl(cluster: &StandingCluster, arguments: &[String]) -> Result<()> {
+    ensure!(cluster.status().await == Status::Up, "the cluster is not up: start it with `make cluster`");
+    become_kubectl(&cluster.kubeconfig_path(), arguments).await
+}
+
+/// Becomes kubectl, so that its exit code, terminal and signals are kubectl's own.
+async fn become_kubectl(kubeconfig: &Path, arguments: &[String]) -> Result<()> {
+    let plane = tokio::task::spawn_blocking(ControlPlane::find_or_build).await??;
+    Err(Command::new(plane.kubectl).args(arguments).env("KUBECONFIG", kubeconfig).exec().into())
+}
+
+fn usage(first: &str, kubeconfig: &Path, end: &str) -> String {
+    format!("{first}\n\n  export KUBECONFIG={}\n\nEnd it with `{end}`.", kubeconfig.display())
 }

@@ -54,15 +54,24 @@ impl GoBuilder {
 
     /// Compiles the module's main package into `output`.
     pub(crate) fn build(&self, module: &Path, output: &Path, linker_flags: &str) -> Result<()> {
+        self.compile(module, output, self.command(module, output, &arguments(output, linker_flags, ".")?)?)
+    }
+
+    /// Compiles a package of the module, or of one that it names as a tool, so that it runs in an empty image.
+    pub(crate) fn build_static(&self, module: &Path, output: &Path, package: &str) -> Result<()> {
+        let mut command = self.command(module, output, &arguments(output, "-s -w", package)?)?;
+        command.env("CGO_ENABLED", "0");
+        self.compile(module, output, command)
+    }
+
+    fn compile(&self, module: &Path, output: &Path, command: Command) -> Result<()> {
         let name = output.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let progress = Progress::start(&format!("building {name} (once, kept in the cache)"));
         progress.phase("downloading modules");
         run(self.command(module, output, &["mod", "download"])?, |_| {})?;
-        let result = output.to_str().context("the cache folder's path is not UTF-8")?;
-        let arguments = ["build", "-v", "-trimpath", "-buildvcs=false", "-ldflags", linker_flags, "-o", result, "."];
         progress.phase("compiling");
         let mut compiled = 0;
-        run(self.command(module, output, &arguments)?, |_| {
+        run(command, |_| {
             compiled += 1;
             progress.phase(format!("compiling, {compiled} packages so far"));
         })
@@ -98,6 +107,11 @@ impl GoBuilder {
         command.args(arguments).current_dir(module);
         Ok(command)
     }
+}
+
+fn arguments<'a>(output: &'a Path, linker_flags: &'a str, package: &'a str) -> Result<[&'a str; 9]> {
+    let result = output.to_str().context("the cache folder's path is not UTF-8")?;
+    Ok(["build", "-v", "-trimpath", "-buildvcs=false", "-ldflags", linker_flags, "-o", result, package])
 }
 
 fn docker_arguments(module: &Path, output: &Path, home: &Path) -> Result<Vec<String>> {

@@ -4,6 +4,7 @@
 //! etcd listens on sockets in the cluster's folder, so that the API server's port is the only one a cluster needs.
 
 use std::fs::File;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -26,14 +27,8 @@ const ETCD_PEER: &str = "unix://peer:1";
 const ETCD_CLIENT_SOCKET: &str = "client:1";
 
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
-const SERVER_NAMES: [&str; 6] = [
-    "127.0.0.1",
-    "localhost",
-    "10.96.0.1",
-    "kubernetes.default",
-    "kubernetes.default.svc",
-    "kubernetes.default.svc.cluster.local",
-];
+const SERVER_NAMES: [&str; 5] =
+    ["localhost", "10.96.0.1", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"];
 
 /// Controllers that create and delete Pods of workloads.
 const WORKLOAD_CONTROLLERS: [&str; 7] = [
@@ -46,21 +41,49 @@ const WORKLOAD_CONTROLLERS: [&str; 7] = [
     "cronjob-controller",
 ];
 
+/// The one client whose word about a user's identity extension servers and the API server itself take.
+const FRONT_PROXY: &str = "front-proxy-client";
+
+/// Where the API server listens.
+pub(crate) enum Listen {
+    /// On loopback: for tests that need no pods.
+    Loopback(Port),
+    /// On an address of this machine that pods reach too.
+    Address(SocketAddr),
+}
+
+impl Listen {
+    fn address(&self) -> SocketAddr {
+        match self {
+            Self::Loopback(port) => port.address(),
+            Self::Address(address) => *address,
+        }
+    }
+}
+
 /// Everything the programs are started from.
 pub(crate) struct Parts {
     pub(crate) plane: ControlPlane,
     pub(crate) options: ClusterOptions,
     pub(crate) authority: Authority,
     pub(crate) folder: ClusterFolder,
-    port: Port,
+    listen: Listen,
 }
 
 impl Parts {
-    /// Reserves the port and writes certificates, keys, the audit policy and the administrator's kubeconfig.
-    pub(crate) fn prepare(folder: ClusterFolder, plane: ControlPlane, options: ClusterOptions) -> Result<Self> {
+    /// Writes certificates, keys, the audit policy and the administrator's kubeconfig.
+    pub(crate) fn prepare(
+        folder: ClusterFolder,
+        plane: ControlPlane,
+        options: ClusterOptions,
+        listen: Listen,
+    ) -> Result<Self> {
         let authority = Authority::new("fusebox-test-cluster")?;
-        let parts = Self { plane, options, authority, folder, port: Port::reserve()? };
-        let server = parts.authority.server(&SERVER_NAMES)?;
+        let parts = Self { plane, options, authority, folder, listen };
+        let address = parts.listen.address().ip().to_string();
+        let mut names = vec![address.as_str()];
+        names.extend(SERVER_NAMES);
+        let server = parts.authority.server(&names)?;
         let (token_key, token_public_key) = service_account_keys()?;
         parts.folder.write("certificates/authority.crt", &parts.authority.certificate())?;
         parts.folder.write("certificates/server.crt", &server.certificate)?;
@@ -68,14 +91,25 @@ impl Parts {
         parts.folder.write("certificates/tokens.key", &token_key)?;
         parts.folder.write("certificates/tokens.pub", &token_public_key)?;
         parts.folder.write("audit-policy.json", &audit::policy(parts.options.audit).to_string())?;
+        parts.write_front_proxy()?;
         let admin = parts.authority.client("fusebox-test-admin", Some("system:masters"))?;
         let path = parts.folder.admin_kubeconfig();
         kubeconfig::write(&path, &parts.url(), &parts.authority.certificate(), &Credential::Certificate(&admin))?;
         Ok(parts)
     }
 
+    /// API aggregation: the API server shows extension servers this certificate, of an authority that signs nothing else.
+    fn write_front_proxy(&self) -> Result<()> {
+        let authority = Authority::new("fusebox-test-front-proxy")?;
+        let client = authority.client(FRONT_PROXY, None)?;
+        self.folder.write("certificates/front-proxy-authority.crt", &authority.certificate())?;
+        self.folder.write("certificates/front-proxy.crt", &client.certificate)?;
+        self.folder.write("certificates/front-proxy.key", &client.key)?;
+        Ok(())
+    }
+
     pub(crate) fn url(&self) -> String {
-        format!("https://{}", self.port.address())
+        format!("https://{}", self.listen.address())
     }
 
     pub(crate) fn write_kubeconfig(&self, name: &str, credential: &Credential<'_>) -> Result<PathBuf> {
@@ -139,14 +173,18 @@ impl Parts {
     pub(crate) fn start_controller_manager(&self) -> Result<KeptChild> {
         let disabled = match self.options.controllers {
             Controllers::WithoutWorkloads => WORKLOAD_CONTROLLERS.map(|name| format!(",-{name}")).concat(),
-            Controllers::None | Controllers::All => String::new(),
+            Controllers::None | Controllers::All | Controllers::AllWithNodes => String::new(),
+        };
+        let nodes = match self.options.controllers {
+            Controllers::AllWithNodes => "",
+            // No kubelet renews a node's lease, so this one would take every Pod for lost after a minute.
+            Controllers::None | Controllers::WithoutWorkloads | Controllers::All => ",-node-lifecycle-controller",
         };
         let arguments = [
             "--kubeconfig=kubeconfig".to_owned(),
             "--leader-elect=false".to_owned(),
             "--secure-port=0".to_owned(),
-            // No kubelet renews a node's lease, so this one would take every Pod for lost after a minute.
-            format!("--controllers=*,-node-lifecycle-controller{disabled}"),
+            format!("--controllers=*{nodes}{disabled}"),
             "--service-account-private-key-file=certificates/tokens.key".to_owned(),
             "--root-ca-file=certificates/authority.crt".to_owned(),
             "--kube-api-qps=200".to_owned(),
@@ -157,7 +195,6 @@ impl Parts {
 
     fn api_server_flags(&self) -> Vec<String> {
         let mut flags: Vec<String> = [
-            "--bind-address=127.0.0.1",
             "--allow-privileged=true",
             "--authorization-mode=Node,RBAC",
             "--cert-dir=certificates",
@@ -167,6 +204,14 @@ impl Parts {
             "--service-account-key-file=certificates/tokens.pub",
             "--service-account-signing-key-file=certificates/tokens.key",
             "--service-cluster-ip-range=10.96.0.0/16",
+            "--requestheader-client-ca-file=certificates/front-proxy-authority.crt",
+            "--requestheader-username-headers=X-Remote-User",
+            "--requestheader-group-headers=X-Remote-Group",
+            "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+            "--proxy-client-cert-file=certificates/front-proxy.crt",
+            "--proxy-client-key-file=certificates/front-proxy.key",
+            // Webhooks and extension servers behind a Service are reached at its endpoints, also where no kube-proxy runs.
+            "--enable-aggregator-routing=true",
             "--audit-policy-file=audit-policy.json",
             "--audit-log-path=logs/audit.log",
             // Megabytes; a rotated log would lose events that a test counts.
@@ -175,14 +220,17 @@ impl Parts {
         .map(str::to_owned)
         .to_vec();
         flags.push(format!("--etcd-servers={ETCD_CLIENT}"));
-        flags.push(format!("--secure-port={}", self.port.number()));
+        flags.push(format!("--requestheader-allowed-names={FRONT_PROXY}"));
+        flags.push(format!("--bind-address={}", self.listen.address().ip()));
+        flags.push(format!("--secure-port={}", self.listen.address().port()));
         flags.push(format!("--service-account-issuer={ISSUER}"));
         flags.push(format!("--service-account-jwks-uri={}/openid/v1/jwks", self.url()));
         flags.extend(self.options.api_server_flags.iter().cloned());
         flags
     }
 
-    fn start(&self, name: &str, program: &Path, arguments: &[String]) -> Result<KeptChild> {
+    /// Starts a program in the cluster's folder, with its output in a log there.
+    pub(crate) fn start(&self, name: &str, program: &Path, arguments: &[String]) -> Result<KeptChild> {
         let path = self.folder.log(name);
         let log = File::options().create(true).append(true).open(&path);
         let log = log.with_context(|| format!("cannot create {}", path.display()))?;
@@ -204,7 +252,7 @@ impl Parts {
     }
 
     /// Waits for `condition`; fails at once, with the end of the log, when the program has ended.
-    async fn ready(
+    pub(crate) async fn ready(
         &self,
         name: &str,
         child: &mut KeptChild,

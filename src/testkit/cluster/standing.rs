@@ -12,10 +12,12 @@ use kube::Client;
 use rustix::process::Signal;
 
 use super::folder::ClusterFolder;
+use super::parts::Listen;
 use super::{Cluster, ClusterOptions, Controllers};
 use crate::eventually::eventually;
 use crate::identity::{self, Identity};
 use crate::kubeconfig;
+use crate::ports::Port;
 
 /// etcd, kube-apiserver and kube-controller-manager.
 const PROCESSES: usize = 3;
@@ -72,7 +74,12 @@ impl StandingCluster {
             Status::Broken => self.end().await?,
         }
         let options = ClusterOptions { controllers: Controllers::All, ..ClusterOptions::default() };
-        let cluster = Cluster::start_in(ClusterFolder::standing(self.folder.clone())?, options).await?;
+        let cluster = Cluster::start_in(
+            ClusterFolder::standing(self.folder.clone())?,
+            options,
+            Listen::Loopback(Port::reserve()?),
+        )
+        .await?;
         cluster.leave_running();
         Ok(true)
     }
