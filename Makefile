@@ -62,11 +62,36 @@ build: ## Release binaries in ./target/release
 	ln -sf fusebox target/release/kubectl-fusebox
 	@ls -l $(BINARIES:%=target/release/%) target/release/kubectl-fusebox
 
+# Images are packed without a daemon, into $(CACHE)/images; Docker gets them too where its daemon answers.
+# PROFILE=debug packs the debug programs with the C library that they are linked to: no second compilation, for quick tests.
+PROFILE ?= release
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+TAG ?= $(VERSION)
+IMAGE_PROGRAMS := $(if $(filter debug,$(PROFILE)),$(DEBUG),$(RELEASE))
+
+.PHONY: images
+images: ## Images of operator and proxy, as archives in the cache and in Docker if it runs; PROFILE=debug is quicker to make
+	$(if $(filter debug,$(PROFILE)),$(BUILD),$(RELEASE_BUILD)) --bin fusebox-operator --bin fusebox-proxy
+	$(BUILD) --bin fusebox-testkit
+	SOURCE_DATE_EPOCH="$$(git log -1 --format=%ct 2>/dev/null || echo 0)" $(DEBUG)/fusebox-testkit pack \
+	  --programs $(IMAGE_PROGRAMS) --output $(CACHE)/images --tag $(TAG) --revision "$$(git rev-parse HEAD 2>/dev/null || true)"
+
+.PHONY: chart
+chart: crds ## Bring the chart's CRDs, goldens, config/rbac and docs/rbac.md up to date, and package it into the cache
+	UPDATE_GOLDEN=1 $(CARGO) test --locked --workspace --test e2e chart::
+	$(DEBUG)/fusebox-testkit helm package charts/fusebox --destination $(CACHE)/charts
+
+.PHONY: helm-lint
+helm-lint: ## Lint the chart with the helm of the tests
+	$(BUILD) --bin fusebox-testkit
+	$(DEBUG)/fusebox-testkit helm lint --strict charts/fusebox
+
 .PHONY: crds
-crds: ## Write crds/ anew from the types
+crds: ## Write crds/ and the chart's copy of it anew from the types
 	$(BUILD) --example crdgen
-	mkdir -p crds
+	mkdir -p crds charts/fusebox/files/crds
 	$(DEBUG)/examples/crdgen crds
+	$(DEBUG)/examples/crdgen charts/fusebox/files/crds
 
 .PHONY: fmt
 fmt: ## Format the sources

@@ -2,6 +2,10 @@
 
 #[path = "tests/cases.rs"]
 mod cases;
+#[path = "tests/chart.rs"]
+mod chart;
+#[path = "tests/chart_installed.rs"]
+mod chart_installed;
 #[path = "tests/endpoints.rs"]
 mod endpoints;
 #[path = "tests/h2spec.rs"]

@@ -17,6 +17,7 @@ pub mod health;
 pub mod lease;
 pub mod metrics;
 pub mod peer;
+pub mod probe;
 pub mod reconcile;
 pub mod run;
 pub mod settings;

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use clap::Parser;
 use fusebox_operator::health::Health;
 use fusebox_operator::metrics::Metrics;
+use fusebox_operator::probe::Tool;
 use fusebox_operator::run::{Operator, components};
 use fusebox_operator::settings::Settings;
 use fusebox_operator::telemetry;
@@ -16,9 +17,24 @@ use tokio_util::sync::CancellationToken;
 /// How long the last spans may take.
 const FLUSH: Duration = Duration::from_secs(1);
 
+/// The Fusebox operator: turns resilience policies into sidecar configurations, and what the
+/// sidecars see into the policies' status. The cluster is that of KUBECONFIG, or the one it runs in.
+#[derive(Debug, Parser)]
+struct CommandLine {
+    #[command(flatten)]
+    settings: Settings,
+    #[command(subcommand)]
+    tool: Option<Tool>,
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Settings::parse()).await {
+    let CommandLine { settings, tool } = CommandLine::parse();
+    let outcome = match tool {
+        None => run(settings).await,
+        Some(Tool::Probe(probe)) => probe.run().await.map(|answer| println!("{answer}")).map_err(Into::into),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("fusebox-operator: {error:#}");

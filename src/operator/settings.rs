@@ -117,7 +117,7 @@ impl Settings {
     }
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let signed: jiff::SignedDuration =
         text.parse().map_err(|_| "write a duration such as 20ms, 5s or 1m".to_owned())?;
     match Duration::try_from(signed) {

@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, ensure};
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 use crate::binaries::ControlPlane;
 use crate::cluster::standing::{StandingCluster, Status};
+use crate::helm;
 use crate::images;
 use crate::node::{self, StandingNode};
+use crate::release::{self, Packing};
 
 /// Tools for developing Fusebox.
 #[derive(Debug, Parser)]
@@ -32,6 +34,30 @@ enum Tool {
     Node(NodeCommand),
     /// Get all that the tests start: the control plane, the Prometheus CRDs and promtool. Prints where they are.
     Fetch,
+    /// Pack the operator and the proxy into images, and give them to Docker if its daemon answers.
+    Pack(PackArguments),
+    /// Run the helm that the tests use.
+    Helm {
+        /// Handed to helm.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+struct PackArguments {
+    /// The folder with the built programs.
+    #[arg(long)]
+    programs: PathBuf,
+    /// Where the archives go. Default: `images` in the cache folder.
+    #[arg(long)]
+    output: Option<PathBuf>,
+    /// The images' tag.
+    #[arg(long, default_value = release::VERSION)]
+    tag: String,
+    /// The commit they were built from.
+    #[arg(long)]
+    revision: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -86,6 +112,11 @@ pub async fn run() -> Result<()> {
         Tool::Cluster(command) => run_cluster(command).await,
         Tool::Node(command) => run_node(command).await,
         Tool::Fetch => tokio::task::spawn_blocking(fetch).await?,
+        Tool::Pack(arguments) => tokio::task::spawn_blocking(move || pack(&arguments)).await?,
+        Tool::Helm { arguments } => {
+            let program = tokio::task::spawn_blocking(helm::helm).await??;
+            Err(Command::new(program).args(arguments).exec().into())
+        }
     }
 }
 
@@ -96,10 +127,38 @@ fn fetch() -> Result<()> {
         ("prometheus CRDs", crate::prometheus::crds()?),
         ("promtool", crate::prometheus::promtool()?),
         ("h2spec", crate::h2spec::program()?),
+        ("image packer", release::packer()?),
+        ("helm", helm::helm()?),
+        ("kubeconform", helm::kubeconform()?),
+        ("schemas", helm::schemas()?),
+        ("cert-manager CRDs", helm::cert_manager_crds()?),
     ];
     for (name, path) in places {
         println!("{name:<16} {}", path.display());
     }
+    Ok(())
+}
+
+fn pack(arguments: &PackArguments) -> Result<()> {
+    let output = match &arguments.output {
+        Some(folder) => folder.clone(),
+        None => release::folder()?,
+    };
+    let packing = Packing {
+        programs: &arguments.programs,
+        output: &output,
+        tag: &arguments.tag,
+        revision: arguments.revision.as_deref(),
+    };
+    let packed = release::pack(&packing)?;
+    for image in &packed {
+        println!("{}", image.report);
+    }
+    let loaded = release::load_into_docker(&packed)?;
+    println!(
+        "{}",
+        if loaded { "Docker has them." } else { "No Docker daemon answers; the archives are what there is." }
+    );
     Ok(())
 }
 

@@ -54,7 +54,7 @@ impl GoBuilder {
 
     /// Compiles the module's main package into `output`.
     pub(crate) fn build(&self, module: &Path, output: &Path, linker_flags: &str) -> Result<()> {
-        self.compile(module, output, self.command(module, output, &arguments(output, linker_flags, ".")?)?)
+        self.build_package(module, output, linker_flags, ".")
     }
 
     /// Compiles a package of the module, or of one that it names as a tool, so that it runs in an empty image.
@@ -62,6 +62,11 @@ impl GoBuilder {
         let mut command = self.command(module, output, &arguments(output, "-s -w", package)?)?;
         command.env("CGO_ENABLED", "0");
         self.compile(module, output, command)
+    }
+
+    /// Compiles a main package that the module names, such as one of its tools, into `output`.
+    pub(crate) fn build_package(&self, module: &Path, output: &Path, linker_flags: &str, package: &str) -> Result<()> {
+        self.compile(module, output, self.command(module, output, &arguments(output, linker_flags, package)?)?)
     }
 
     fn compile(&self, module: &Path, output: &Path, command: Command) -> Result<()> {
