@@ -16,6 +16,9 @@ pub const MAX_TARGETS: usize = 64;
 /// At most this many endpoints of a target are named.
 pub const MAX_OPEN_ENDPOINTS: usize = 16;
 
+/// At most this many pods are named in `status.sidecars`.
+pub const MAX_SIDECAR_FINDINGS: usize = 16;
+
 /// What became of a policy.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -24,7 +27,7 @@ pub struct CircuitBreakerPolicyStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Accepted, ResolvedRefs, Programmed (the sidecars acknowledged this generation), Ready (all three), Tripped,
-    /// Monitored, Overridden.
+    /// Monitored, Overridden, Covered (every pod that asks for a sidecar has one, through which its traffic goes).
     #[serde(default)]
     #[schemars(schema_with = "crate::schemas::conditions", length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
@@ -39,9 +42,41 @@ pub struct CircuitBreakerPolicyStatus {
     #[serde(default)]
     #[schemars(length(max = 64))]
     pub targets: Vec<TargetStatus>,
-    /// True where targets or open endpoints were left out.
+    /// The sidecars of the enforcing side, and the pods for which something is amiss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sidecars: Option<SidecarsStatus>,
+    /// True where targets, open endpoints or pods were left out.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub truncated: bool,
+}
+
+/// The sidecars of a policy's enforcing side.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SidecarsStatus {
+    /// Pods that have a sidecar or ask for one.
+    #[serde(default)]
+    pub expected: i64,
+    /// Pods that have one.
+    #[serde(default)]
+    pub injected: i64,
+    /// Pods for which something is amiss, the worst first, at most 16. What to do stands in condition Covered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub findings: Vec<SidecarFinding>,
+}
+
+/// What is amiss with one pod's sidecar.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SidecarFinding {
+    /// The pod, as NAMESPACE/NAME.
+    pub pod: String,
+    /// What is amiss. Values of newer versions may be among them.
+    pub problem: String,
+    /// What it is about, such as a Service's port, a version or the proxy's words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
 }
 
 /// A breaker's state over several pods.

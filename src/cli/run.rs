@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use fusebox_compiler::compile;
 use fusebox_compiler::plan::{Plan, Verdict};
-use fusebox_compiler::snapshot::{Pod, Protocol, Service, ServiceKind, ServicePort, Snapshot, TargetPort};
+use fusebox_compiler::snapshot::{Injection, Pod, Protocol, Service, ServiceKind, ServicePort, Snapshot, TargetPort};
 use fusebox_policy::config::{BreakerKey, OutboundRoute, ProxyConfig, Side, WorkloadId};
 use fusebox_policy::report::{BreakerReport, BreakerState};
 use fusebox_proxy::{Drained, LogFormat, Options, OutboundSpec, Proxy, ServicePort as Destination};
@@ -116,6 +116,7 @@ fn standalone_pod(namespace: &str) -> Pod {
         ports: BTreeMap::new(),
         ready: true,
         sidecar: true,
+        injection: Injection::default(),
         terminating: false,
     }
 }

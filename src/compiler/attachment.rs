@@ -3,6 +3,7 @@
 //! This is the only file tree that decides about tenants: nobody steers the traffic of another
 //! namespace's pods without that namespace's word. It must not know how a breaker works.
 
+mod coverage;
 mod fleet;
 mod judge;
 mod places;

@@ -29,6 +29,12 @@ struct Said {
     prometheus: bool,
     #[serde(default)]
     pods: BTreeMap<String, PodSaid>,
+    /// The operator's version; that of this build where none is given.
+    #[serde(default)]
+    version: Option<String>,
+    /// Since when pods are behind.
+    #[serde(default)]
+    behind: BTreeMap<String, Timestamp>,
 }
 
 #[derive(Deserialize)]
@@ -60,6 +66,9 @@ fn outcome(text: &str) -> String {
     if said.prometheus {
         snapshot.prometheus = Prometheus::Installed;
     }
+    if let Some(version) = &said.version {
+        snapshot.operator.version.clone_from(version);
+    }
     let plan = compile(&snapshot);
     let reports = reports(said, &plan);
     serde_yaml::to_string(&shown(&plan, &reports)).unwrap()
@@ -75,7 +84,7 @@ fn reports(said: Said, plan: &Plan) -> Reports {
         (uid, PodReport { connection, acked: acked.unwrap_or_default(), nack, breakers: pod.breakers })
     });
     let monitoring = plan.policies.keys().map(|id| (id.clone(), Monitoring::Applied)).collect();
-    Reports { pods: pods.collect(), completeness: Completeness::Complete, monitoring }
+    Reports { pods: pods.collect(), completeness: Completeness::Complete, monitoring, behind: said.behind }
 }
 
 fn shown(plan: &Plan, reports: &Reports) -> Value {
@@ -132,7 +141,7 @@ fn a_thousand_policies_and_two_hundred_pods_compile_in_seconds() {
     }
     for index in 0..200 {
         text += &format!(
-            "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: web-{index}, namespace: shop, uid: u{index}, labels: {{pod-template-hash: abc, fusebox.dev/sidecar: injected}}, ownerReferences: [{{apiVersion: apps/v1, kind: ReplicaSet, name: web-abc, uid: r, controller: true}}]}}}}\n"
+            "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: web-{index}, namespace: shop, uid: u{index}, labels: {{pod-template-hash: abc, fusebox.dev/sidecar: injected}}, ownerReferences: [{{apiVersion: apps/v1, kind: ReplicaSet, name: web-abc, uid: r, controller: true}}]}}, spec: {{initContainers: [{{name: fusebox-proxy, restartPolicy: Always}}]}}}}\n"
         );
     }
     let snapshot = manifest::load(&[File { name: "in.yaml", text: &text }], now()).unwrap();

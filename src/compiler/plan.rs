@@ -3,6 +3,8 @@
 //! It is made whole from a snapshot each time and never patched, so that no part of it can be
 //! stale; it must hold nothing that the snapshot does not determine.
 
+mod coverage;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -18,6 +20,8 @@ use crate::attachment;
 use crate::monitoring::AlertSubject;
 use crate::proxy_config;
 use crate::snapshot::{Prometheus, Service, Snapshot};
+
+pub use coverage::{Coverage, Gap, GapPod, GapPods, MAX_NAMED_PODS};
 
 /// What the operator applies and sends, and what it makes statuses from.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,8 +73,8 @@ pub struct PolicyPlan {
     pub targets: Vec<TargetPlan>,
     /// The pods that enforce it, by uid.
     pub pods: BTreeMap<String, BoundPod>,
-    /// Pods on the enforcing side that have no sidecar, by namespace.
-    pub bare_pods: BTreeMap<String, usize>,
+    /// How far the enforcing side's sidecars cover it.
+    pub coverage: Coverage,
     /// What became of its override.
     pub force: ForceVerdict,
     /// What its alerts depend on; none where it is disabled.

@@ -4,17 +4,26 @@
 //! must be able to name every input of a decision.
 
 mod from_objects;
+mod injection;
 mod pod_owner;
 mod spoken;
 
 use std::collections::BTreeMap;
 
 use fusebox_api::CircuitBreakerPolicySpec;
+use fusebox_api::names::{INJECT_ENABLED, INJECT_LABEL};
 use fusebox_policy::config::{self, PolicyId, ServiceId, WorkloadId};
 use jiff::Timestamp;
 
 pub use from_objects::taken_ports;
+pub use injection::{Injection, Interception};
 pub use pod_owner::workload_of;
+
+/// The namespace that no pod is injected in, besides the operator's own.
+const SYSTEM_NAMESPACE: &str = "kube-system";
+
+/// Where the operator stands unless it is told otherwise.
+const OPERATOR_NAMESPACE: &str = "fusebox-system";
 
 /// Everything that [`crate::compile`] decides from.
 #[derive(Clone, Debug)]
@@ -33,6 +42,17 @@ pub struct Snapshot {
     pub namespaces: Vec<Namespace>,
     /// Whether the Prometheus operator's resources are installed.
     pub prometheus: Prometheus,
+    /// The operator that compiles.
+    pub operator: Operator,
+}
+
+/// What the compiler must know of the operator that it compiles for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operator {
+    /// The namespace it stands in, where no pod is injected.
+    pub namespace: String,
+    /// Its version; sidecars of an older one are told of.
+    pub version: String,
 }
 
 /// A CircuitBreakerPolicy as the compiler sees it.
@@ -122,12 +142,14 @@ pub struct Pod {
     pub labels: BTreeMap<String, String>,
     /// The workload it belongs to.
     pub workload: WorkloadId,
-    /// Its containers' TCP ports by name.
+    /// The application's TCP ports by name, also those whose name the sidecar took over.
     pub ports: BTreeMap<String, u16>,
     /// Whether it is Ready.
     pub ready: bool,
-    /// Whether it has a sidecar.
+    /// Whether it has a sidecar: the label alone says nothing, the container must be there.
     pub sidecar: bool,
+    /// What the injector left on it.
+    pub injection: Injection,
     /// Whether it is being deleted.
     pub terminating: bool,
 }
@@ -192,6 +214,32 @@ impl Snapshot {
             workloads: Vec::new(),
             namespaces: Vec::new(),
             prometheus: Prometheus::default(),
+            operator: Operator::default(),
         }
+    }
+}
+
+impl Default for Operator {
+    fn default() -> Self {
+        Self { namespace: OPERATOR_NAMESPACE.to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() }
+    }
+}
+
+impl Operator {
+    /// Whether a pod or template with these labels asks for a sidecar. Its own label beats its namespace's; in kube-system
+    /// and the operator's own namespace nobody is heard.
+    #[must_use]
+    pub fn is_asked(&self, (name, namespace): (&str, Option<&Namespace>), labels: &BTreeMap<String, String>) -> bool {
+        if self.is_exempt(name) {
+            return false;
+        }
+        let inherited = || namespace.and_then(|it| it.labels.get(INJECT_LABEL));
+        labels.get(INJECT_LABEL).or_else(inherited).is_some_and(|value| value == INJECT_ENABLED)
+    }
+
+    /// Whether no pod of this namespace ever gets a sidecar.
+    #[must_use]
+    pub fn is_exempt(&self, namespace: &str) -> bool {
+        namespace == SYSTEM_NAMESPACE || namespace == self.namespace
     }
 }

@@ -5,6 +5,7 @@
 
 mod conditions;
 mod reason;
+mod sidecars;
 mod targets;
 
 use std::collections::BTreeMap;
@@ -17,10 +18,15 @@ use jiff::{SignedDuration, Timestamp};
 use crate::plan::PolicyPlan;
 
 pub use reason::Reason;
+pub use sidecars::Problem;
 
 /// For this long after its stream ended a pod still counts with what it last reported, so that a
 /// stream that is renewed does not show.
 pub const DISCONNECT_GRACE: SignedDuration = SignedDuration::from_secs(10);
+
+/// A Ready pod that does not enforce what it should for this long is told of: configurations take less than a second, and a
+/// pod that just became Ready or an operator that just started must not be.
+pub const BEHIND_GRACE: SignedDuration = SignedDuration::from_secs(60);
 
 /// What the operator has heard from all pods.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -31,6 +37,8 @@ pub struct Reports {
     pub completeness: Completeness,
     /// What became of the monitoring objects of a policy.
     pub monitoring: BTreeMap<PolicyId, Monitoring>,
+    /// Since when Ready pods enforce something else than their workload's configuration, or are not heard, by uid.
+    pub behind: BTreeMap<String, Timestamp>,
 }
 
 /// Whether every pod has had the time to speak.
@@ -101,14 +109,17 @@ pub fn fold(
         (Completeness::Settling, Some(previous)) => targets::kept(plan, previous),
         (Completeness::Settling | Completeness::Complete, _) => targets::observe(plan, reports, now),
     };
-    let conditions = conditions::all(&conditions::Input { plan, reports, observed: &observed, previous, now });
+    let sidecars = sidecars::observe(plan, reports, now);
+    let input = conditions::Input { plan, reports, observed: &observed, sidecars: &sidecars, previous, now };
+    let conditions = conditions::all(&input);
     CircuitBreakerPolicyStatus {
         observed_generation: Some(plan.version.generation),
         conditions,
         state: Some(observed.state),
         summary: Some(observed.summary),
         targets: observed.targets,
-        truncated: observed.truncated,
+        truncated: observed.truncated || sidecars.is_truncated(),
+        sidecars: Some(sidecars.status()),
     }
 }
 

@@ -28,6 +28,8 @@ pub struct Metrics {
     pub resource_condition: IntGaugeVec,
     /// The generation of each policy that was compiled last.
     pub resource_generation: IntGaugeVec,
+    /// Pods that ask for a sidecar and have none, for each policy whose enforcing side they are on.
+    pub sidecars_missing: IntGaugeVec,
     /// 1 while this replica holds the lease.
     pub leader: IntGauge,
     /// Sidecars that are known here: those of this replica, and on the leader those that followers forward.
@@ -76,6 +78,11 @@ impl Metrics {
                 "resource_generation",
                 "Generation of the policy that was compiled last",
                 &["kind", "policy_namespace", "policy"],
+            )?,
+            sidecars_missing: make.gauges(
+                "sidecars_missing",
+                "Pods on a policy's enforcing side that ask for a sidecar and have none",
+                &["policy_namespace", "policy"],
             )?,
             leader: make.gauge("leader", "1 while this replica holds the lease")?,
             proxies_known: make

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use fusebox_compiler::monitoring::MonitoringOptions;
 use fusebox_compiler::objects::ObjectError;
-use fusebox_compiler::snapshot::Prometheus;
-use fusebox_compiler::{Plan, compile};
+use fusebox_compiler::snapshot::{Operator, Prometheus};
+use fusebox_compiler::{Plan, Snapshot, compile};
 use fusebox_policy::config::{PolicyId, WorkloadId};
 use jiff::Timestamp;
 use opentelemetry::Context;
@@ -78,6 +78,8 @@ pub struct Reconciler {
     pub monitoring: MonitoringOptions,
     /// Where durations and errors show.
     pub metrics: Metrics,
+    /// What the compiler must know of this operator.
+    pub operator: Operator,
 }
 
 impl ReconcileError {
@@ -151,6 +153,7 @@ impl Reconciler {
     async fn compile(&self) -> Result<(Plan, Outputs), ReconcileError> {
         let prometheus = *self.prometheus.borrow();
         let snapshot = tracing::info_span!("snapshot").in_scope(|| self.stores.snapshot(Timestamp::now(), prometheus));
+        let snapshot = Snapshot { operator: self.operator.clone(), ..snapshot };
         let options = self.monitoring.clone();
         let span = tracing::info_span!("compile");
         let compiled = tokio::task::spawn_blocking(move || {
@@ -179,9 +182,12 @@ impl Reconciler {
 
     fn count(&self, plan: &Plan) {
         self.metrics.resource_generation.reset();
+        self.metrics.sidecars_missing.reset();
         for policy in plan.policies.values().take(MAX_POLICY_SERIES) {
             let labels = [policy.version.kind.as_str(), &policy.version.id.namespace, &policy.version.id.name];
             self.metrics.resource_generation.with_label_values(&labels).set(policy.version.generation);
+            let missing = i64::try_from(policy.coverage.missing()).unwrap_or(i64::MAX);
+            self.metrics.sidecars_missing.with_label_values(&labels[1..]).set(missing);
         }
     }
 }

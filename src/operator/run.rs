@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use fusebox_compiler::monitoring::MonitoringOptions;
-use fusebox_compiler::snapshot::Prometheus;
+use fusebox_compiler::snapshot::{self, Prometheus};
 use kube::Config;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -285,6 +285,7 @@ impl Shared {
                 ..MonitoringOptions::default()
             },
             metrics: self.metrics.clone(),
+            operator: snapshot::Operator { namespace: settings.namespace, ..snapshot::Operator::default() },
         };
         reconciler.run(self.stop.clone()).await;
     }

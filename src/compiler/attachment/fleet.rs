@@ -5,15 +5,22 @@
 
 use std::collections::BTreeMap;
 
-use fusebox_api::names::{INJECT_ENABLED, INJECT_LABEL};
 use fusebox_policy::config::WorkloadId;
 
-use crate::snapshot::{Namespace, Pod, Service, ServicePort, Snapshot, TargetPort, Workload};
+use crate::snapshot::{Interception, Namespace, Operator, Pod, Service, ServicePort, Snapshot, TargetPort, Workload};
 
 /// Every workload.
 #[derive(Debug)]
 pub(crate) struct Fleet<'a> {
     members: BTreeMap<WorkloadId, Member<'a>>,
+    asking: Asking<'a>,
+}
+
+/// Who asks for sidecars.
+#[derive(Debug)]
+struct Asking<'a> {
+    operator: &'a Operator,
+    namespaces: BTreeMap<&'a str, &'a Namespace>,
 }
 
 /// One workload.
@@ -38,13 +45,24 @@ impl<'a> Fleet<'a> {
             members.entry(pod.workload.clone()).or_default().add_pod(pod);
         }
         let namespaces = snapshot.namespaces.iter().map(|namespace| (namespace.name.as_str(), namespace)).collect();
+        let asking = Asking { operator: &snapshot.operator, namespaces };
         for workload in &snapshot.workloads {
             let member = members.entry(workload.id.clone()).or_default();
             if member.pods.is_empty() {
-                member.add_template(workload, &namespaces);
+                member.add_template(workload, &asking);
             }
         }
-        Self { members }
+        Self { members, asking }
+    }
+
+    /// Whether the pod asks for a sidecar, by its own label or its namespace's.
+    pub(crate) fn asks(&self, pod: &Pod) -> bool {
+        !self.is_exempt(pod) && self.asking.is_heard(&pod.namespace, &pod.labels)
+    }
+
+    /// Whether the pod can't have a sidecar, whatever it asks for.
+    pub(crate) fn is_exempt(&self, pod: &Pod) -> bool {
+        pod.injection.interception == Interception::Impossible || self.asking.operator.is_exempt(&pod.namespace)
     }
 
     /// The workloads of a namespace.
@@ -73,6 +91,12 @@ impl<'a> Fleet<'a> {
     }
 }
 
+impl Asking<'_> {
+    fn is_heard(&self, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
+        self.operator.is_asked((namespace, self.namespaces.get(namespace).copied()), labels)
+    }
+}
+
 impl<'a> Member<'a> {
     /// The container ports behind a Service's port in the pods that the Service selects.
     pub(crate) fn container_ports(&self, service: &Service, port: &ServicePort) -> Vec<u16> {
@@ -93,10 +117,8 @@ impl<'a> Member<'a> {
         self.add_shape(Shape { labels: &pod.labels, ports: &pod.ports });
     }
 
-    fn add_template(&mut self, workload: &'a Workload, namespaces: &BTreeMap<&str, &Namespace>) {
-        let own = workload.labels.get(INJECT_LABEL);
-        let inherited = namespaces.get(workload.id.namespace.as_str()).and_then(|it| it.labels.get(INJECT_LABEL));
-        self.injected = own.or(inherited).is_some_and(|value| value == INJECT_ENABLED);
+    fn add_template(&mut self, workload: &'a Workload, asking: &Asking<'_>) {
+        self.injected = asking.is_heard(&workload.id.namespace, &workload.labels);
         self.add_shape(Shape { labels: &workload.labels, ports: &workload.ports });
     }
 

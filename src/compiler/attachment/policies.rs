@@ -5,10 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use fusebox_api::common::{Mode, Side};
+use fusebox_api::common::Mode;
 use fusebox_policy::config::{BreakerKey, PolicyId, PolicyVersion, WorkloadId};
 
-use super::{Attachments, Claim, Direction, Judged, JudgedTarget, Place, fleet};
+use super::{Attachments, Claim, Direction, Judged, JudgedTarget, Place};
 use crate::breaker_config;
 use crate::monitoring::AlertSubject;
 use crate::plan::{
@@ -26,6 +26,13 @@ struct Standings {
     won: BTreeMap<(usize, usize), Vec<Place>>,
     /// Places that another policy has instead.
     lost: BTreeMap<(usize, usize), BTreeSet<Overruled>>,
+}
+
+impl Standings {
+    /// The places that a policy with so many targets has.
+    fn places_of(&self, (policy, targets): (usize, usize)) -> impl Iterator<Item = &Place> {
+        self.won.range((policy, 0)..(policy, targets)).flat_map(|(_, places)| places)
+    }
 }
 
 impl Attachments<'_> {
@@ -98,7 +105,7 @@ impl Attachments<'_> {
                 })
                 .collect(),
             pods: self.bound_pods(index, judged, (standings, workloads)),
-            bare_pods: self.bare_pods(judged),
+            coverage: self.coverage(judged, standings.places_of((index, judged.targets.len()))),
             alerts: AlertSubject::of(&judged.source.id, &judged.source.spec),
             force: judged.force.clone(),
             prometheus: self.snapshot.prometheus,
@@ -126,29 +133,6 @@ impl Attachments<'_> {
             }
         }
         bound
-    }
-
-    /// Pods on the enforcing side without a sidecar.
-    fn bare_pods(&self, judged: &Judged<'_>) -> BTreeMap<String, usize> {
-        let mut bare: BTreeMap<(&str, &str), &Pod> = BTreeMap::new();
-        for resolved in judged.targets.iter().filter_map(|target| target.resolved.as_ref()) {
-            let namespaces = match judged.source.spec.side {
-                Side::Client => resolved.callers.clone(),
-                Side::Server => vec![resolved.service.id.namespace.as_str()],
-            };
-            for pod in namespaces.iter().flat_map(|namespace| self.fleet.lasting_pods_in(namespace)) {
-                let concerned =
-                    judged.source.spec.side == Side::Client || fleet::selects(resolved.service, &pod.labels);
-                if concerned && !pod.sidecar {
-                    bare.insert((&pod.namespace, &pod.name), pod);
-                }
-            }
-        }
-        let mut counts = BTreeMap::new();
-        for (namespace, _) in bare.keys() {
-            *counts.entry((*namespace).to_owned()).or_default() += 1;
-        }
-        counts
     }
 }
 

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fusebox_api::CircuitBreakerPolicy;
 use fusebox_api::names::{
-    CONSENT_ANNOTATION, INTERCEPTION_ANNOTATION, OPAQUE_PORTS_ANNOTATION, SIDECAR_INJECTED, SIDECAR_LABEL,
-    TAKEN_PORTS_ANNOTATION,
+    CONSENT_ANNOTATION, INTERCEPTION_ANNOTATION, OPAQUE_PORTS_ANNOTATION, SIDECAR_CONTAINER, SIDECAR_INJECTED,
+    SIDECAR_LABEL, TAKEN_PORTS_ANNOTATION,
 };
 use fusebox_policy::config::{self, PolicyId, ServiceId, WorkloadId};
 use jiff::Timestamp;
@@ -20,7 +20,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::spoken::spoken;
 use super::{
-    CircuitBreaker, Namespace, Pod, Protocol, Service, ServiceKind, ServicePort, TargetPort, Workload, workload_of,
+    CircuitBreaker, Injection, Namespace, Pod, Protocol, Service, ServiceKind, ServicePort, TargetPort, Workload, workload_of,
 };
 
 /// Where a manifest names no namespace.
@@ -67,16 +67,25 @@ impl Pod {
             return None;
         }
         let labels = pod.metadata.labels.clone().unwrap_or_default();
+        let marked = labels.get(SIDECAR_LABEL).is_some_and(|value| value == SIDECAR_INJECTED);
+        let sidecar = marked && pod.spec.as_ref().is_some_and(has_sidecar);
+        let injection = match sidecar {
+            true => Injection::from_annotations(&pod.metadata),
+            false => Injection::without_sidecar(pod),
+        };
         let mut ports = pod.spec.as_ref().map(container_ports).unwrap_or_default();
-        // Where the sidecar took names over, they still mean the application's ports.
-        ports.extend(pod.metadata.annotations.iter().flat_map(taken_ports));
+        if sidecar {
+            // Where the sidecar took names over, they still mean the application's ports.
+            ports.extend(pod.metadata.annotations.iter().flat_map(taken_ports));
+        }
         let mut workload = workload_of(&pod.metadata);
         workload.namespace = namespace_of(&pod.metadata);
         Some(Self {
             namespace: namespace_of(&pod.metadata),
             name: name_of(&pod.metadata),
             uid: pod.metadata.uid.clone().unwrap_or_default(),
-            sidecar: labels.get(SIDECAR_LABEL).is_some_and(|value| value == SIDECAR_INJECTED),
+            sidecar,
+            injection,
             labels,
             workload,
             ports,
@@ -197,9 +206,19 @@ fn service_port(port: &core::ServicePort, opaque: &BTreeSet<u16>) -> Option<Serv
     Some(ServicePort { name: port.name.clone().unwrap_or_default(), port: number, target, protocol, spoken })
 }
 
-fn container_ports(spec: &core::PodSpec) -> BTreeMap<String, u16> {
+/// Every container that lasts as long as the pod.
+fn lasting_containers(spec: &core::PodSpec) -> impl Iterator<Item = &core::Container> {
     let restartable = spec.init_containers.iter().flatten().filter(|it| it.restart_policy.as_deref() == Some("Always"));
-    let containers = spec.containers.iter().chain(restartable);
+    spec.containers.iter().chain(restartable)
+}
+
+fn has_sidecar(spec: &core::PodSpec) -> bool {
+    lasting_containers(spec).any(|container| container.name == SIDECAR_CONTAINER)
+}
+
+/// The application's ports: what the sidecar listens on is nobody's target.
+fn container_ports(spec: &core::PodSpec) -> BTreeMap<String, u16> {
+    let containers = lasting_containers(spec).filter(|container| container.name != SIDECAR_CONTAINER);
     let ports = containers.flat_map(|container| container.ports.iter().flatten());
     let tcp = ports.filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"));
     tcp.filter_map(|port| Some((port.name.clone()?, u16::try_from(port.container_port).ok()?))).collect()

@@ -1,19 +1,21 @@
-//! The seven conditions of a policy, each with a reason, and a message that says the next step.
+//! The eight conditions of a policy, each with a reason, and a message that says the next step.
 //!
 //! `Tripped` must never be part of `Ready`: an open breaker is the policy at work, and tools
-//! that roll back what is not ready would undo it.
+//! that roll back what is not ready would undo it. Nor must `Covered`: pods that were there before would block a rollout.
+
+mod covered;
 
 use std::collections::BTreeSet;
 
 use fusebox_api::CircuitBreakerPolicyStatus;
 use fusebox_api::circuit_breaker::Scope;
 use fusebox_api::common::Mode;
-use fusebox_api::names::{INJECT_ENABLED, INJECT_LABEL};
 use fusebox_api::status::State;
 use fusebox_policy::config::{ForcedState, Side};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
+use super::sidecars::Sidecars;
 use super::targets::Observed;
 use super::{Completeness, Monitoring, PodReport, Reason, Reports};
 use crate::plan::{Attached, BoundPod, Cause, ForceVerdict, PolicyPlan, Readiness, Refusal, TargetPlan, Verdict};
@@ -30,6 +32,7 @@ pub(super) struct Input<'a> {
     pub(super) plan: &'a PolicyPlan,
     pub(super) reports: &'a Reports,
     pub(super) observed: &'a Observed,
+    pub(super) sidecars: &'a Sidecars,
     pub(super) previous: Option<&'a CircuitBreakerPolicyStatus>,
     pub(super) now: Timestamp,
 }
@@ -82,7 +85,8 @@ pub(super) fn all(input: &Input<'_>) -> Vec<Condition> {
     let programmed = kept_while_settling(input, "Programmed").unwrap_or_else(|| programmed(input));
     let ready = ready(&[&accepted, &resolved, &programmed]);
     let tripped = tripped(input);
-    let drafts = [accepted, resolved, programmed, ready, tripped, monitored(input), overridden(input.plan)];
+    let covered = covered::covered(input);
+    let drafts = [accepted, resolved, programmed, ready, tripped, monitored(input), overridden(input.plan), covered];
     drafts.into_iter().map(|draft| finished(draft, input)).collect()
 }
 
@@ -155,26 +159,14 @@ fn without_pods(plan: &PolicyPlan) -> Draft {
         let message = "other policies have every place; status.targets says which";
         return no(kind, Reason::Overruled.as_str(), message.to_owned());
     }
-    if plan.bare_pods.is_empty() {
+    if plan.coverage.bare() == 0 {
         return yes(
             kind,
             Reason::NoProxies,
             format!("no pod is on the {}; nothing to enforce yet", side_words(plan.side)),
         );
     }
-    let pods: usize = plan.bare_pods.values().sum();
-    let labels: Vec<String> = plan
-        .bare_pods
-        .keys()
-        .map(|ns| format!("`kubectl label namespace {ns} {INJECT_LABEL}={INJECT_ENABLED}`"))
-        .collect();
-    let message = format!(
-        "none of {} on the {} has a sidecar: {}, then restart the pods",
-        counted(pods, "pod"),
-        side_words(plan.side),
-        limited(&labels, " or ")
-    );
-    no(kind, Reason::NoSidecars.as_str(), message)
+    no(kind, Reason::NoSidecars.as_str(), covered::without_sidecars(plan))
 }
 
 fn refused_by_proxy(ready: &[(&BoundPod, Option<&PodReport>)]) -> Option<Draft> {

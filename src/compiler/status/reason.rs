@@ -48,6 +48,8 @@ pub enum Reason {
     CrdMissing,
     /// The monitoring objects could not be applied.
     ApplyFailed,
+    /// Every pod that asks for a sidecar has one that works.
+    Covered,
 }
 
 impl Reason {
@@ -76,6 +78,7 @@ impl Reason {
             Self::Monitored => "Monitored",
             Self::CrdMissing => "CrdMissing",
             Self::ApplyFailed => "ApplyFailed",
+            Self::Covered => "Covered",
         }
     }
 }

@@ -13,7 +13,7 @@ const MANIFESTS: &str = "
 ---
 {apiVersion: v1, kind: Service, metadata: {name: pay, namespace: shop}, spec: {clusterIP: 10.0.0.1, selector: {app: pay}, ports: [{port: 80}]}}
 ---
-{apiVersion: v1, kind: Pod, metadata: {name: cart, namespace: shop, uid: uid-cart, labels: {fusebox.dev/sidecar: injected}}, status: {conditions: [{type: Ready, status: \"True\"}]}}
+{apiVersion: v1, kind: Pod, metadata: {name: cart, namespace: shop, uid: uid-cart, labels: {fusebox.dev/sidecar: injected}}, spec: {initContainers: [{name: fusebox-proxy, restartPolicy: Always}]}, status: {conditions: [{type: Ready, status: \"True\"}]}}
 ---
 {apiVersion: fusebox.dev/v1alpha1, kind: CircuitBreakerPolicy, metadata: {name: guard, namespace: shop, uid: uid-guard, generation: 2}, spec: {targetRefs: [{name: pay}]}}
 ";
@@ -43,6 +43,7 @@ fn heard(policy: &PolicyPlan, state: BreakerState) -> Reports {
         pods: BTreeMap::from([("uid-cart".to_owned(), report)]),
         completeness: Completeness::Complete,
         monitoring: BTreeMap::new(),
+        behind: BTreeMap::new(),
     }
 }
 

@@ -4,6 +4,7 @@
 //! pace. It decides nothing about states itself.
 
 mod difference;
+mod lag;
 pub mod pacing;
 mod reports;
 
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use fusebox_api::names::{FIELD_MANAGER, GROUP, VERSION};
 use fusebox_api::{CircuitBreakerPolicy, CircuitBreakerPolicyStatus};
-use fusebox_compiler::{PolicyPlan, fold};
+use fusebox_compiler::{PolicyPlan, Reports, fold};
 use fusebox_policy::config::{PolicyId, PolicyVersion};
 use jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
@@ -35,6 +36,7 @@ use crate::reconcile::{Compiled, Published};
 use crate::stores::{ObjectName, PolicyRecord, Synced};
 use crate::touched::Touched;
 use difference::difference;
+use lag::Lag;
 use pacing::{Decision, Difference, Pacing, Written};
 use reports::Settling;
 
@@ -83,6 +85,8 @@ struct Memory {
     written: Option<(CircuitBreakerPolicyStatus, String)>,
     /// The compilation that asks for a look.
     cause: Option<Context>,
+    /// Since when its pods lag.
+    lag: Lag,
 }
 
 /// How a write ended.
@@ -212,12 +216,19 @@ impl Running {
         let standing = self.standing(id);
         let now = Instant::now();
         let settling = if self.settling.is_some() { Settling::Yet } else { Settling::Over };
-        let reports = reports::collect(plan, &self.writer.book, settling, &self.writer.monitoring);
-        let status = fold(plan, &reports, Timestamp::now(), standing.as_ref());
+        let time = Timestamp::now();
+        let lag = &mut self.memory.entry(id.clone()).or_default().lag;
+        lag.update(plan, |uid, pod| lag::is_behind(&self.writer.book, (uid, pod)), (standing.as_ref(), time));
+        let (behind, next) = (lag.since().clone(), lag.next(time));
+        let collected = reports::collect(plan, &self.writer.book, settling, &self.writer.monitoring);
+        let status = fold(plan, &Reports { behind, ..collected }, time, standing.as_ref());
         self.tell(&plan.version, standing.as_ref(), &status, now);
         let difference = standing.map_or(Difference::Transition, |standing| difference(&standing, &status));
         if self.pacing.looked(id, difference, now) == Decision::Write {
             self.write(plan, status);
+        }
+        if let Some(left) = next {
+            self.pacing.touch_at(id.clone(), now + left);
         }
     }
 

@@ -89,6 +89,17 @@ impl<K: Clone + Ord + std::hash::Hash> Pacing<K> {
         self.schedule(key, earliest);
     }
 
+    /// Says that a policy's status may differ at that time although nothing happens until then.
+    pub fn touch_at(&mut self, key: K, at: Instant) {
+        let entry = self.entries.entry(key.clone()).or_default();
+        if entry.running {
+            // The look that follows the write says so again.
+            entry.again = true;
+            return;
+        }
+        self.schedule(key, at);
+    }
+
     /// Takes a policy whose turn it is to be looked at; [`Pacing::looked`] must follow.
     pub fn take(&mut self, now: Instant) -> Option<K> {
         if self.is_busy() || self.next_due()? > now {

@@ -28,6 +28,7 @@ pub(super) fn collect(
         pods: plan.pods.keys().filter_map(known).collect(),
         completeness: if complete { Completeness::Complete } else { Completeness::Settling },
         monitoring: monitoring.get(id).map(|result| BTreeMap::from([(id.clone(), result)])).unwrap_or_default(),
+        behind: BTreeMap::new(),
     }
 }
 

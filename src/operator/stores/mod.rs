@@ -109,6 +109,7 @@ impl Synced {
             workloads: workloads.iter().flat_map(|table| table.map(Clone::clone)).collect(),
             namespaces: namespaces.map(Clone::clone),
             prometheus,
+            ..Snapshot::empty(now)
         }
     }
 
