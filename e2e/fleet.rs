@@ -18,8 +18,8 @@ use crate::operator::{OperatorOptions, OperatorProcess};
 pub const SYSTEM_NAMESPACE: &str = "fusebox-system";
 /// How long anything may take before a test gives up: far more than it should, for machines are noisy.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-/// The ConfigMap and the Secret of the control stream's certificate authority.
-pub const CONTROL_CA: &str = "fusebox-control-ca";
+/// The ConfigMap with the operator's certificate authority.
+pub const CONTROL_CA: &str = "fusebox-ca";
 
 /// A cluster with Fusebox in it. Ends with everything in it when dropped.
 pub struct Fleet {

@@ -23,6 +23,10 @@ pub enum Component {
     Lease,
     /// The control stream's server.
     Control,
+    /// The certificates in use.
+    Certificates,
+    /// That everybody who should knows their authorities.
+    Bundles,
     /// The exporter of traces.
     Otlp,
 }

@@ -52,6 +52,8 @@ pub struct Metrics {
     pub store_objects: IntGaugeVec,
     /// Errors of watches, by kind.
     pub watch_errors: IntCounterVec,
+    /// Seconds until a certificate ends, by which one. It has no `operator` in its name.
+    pub certificate_expiry: IntGaugeVec,
     /// Spans that were exported.
     pub spans_exported: IntCounter,
     /// Spans that were dropped because the collector was away.
@@ -96,6 +98,10 @@ impl Metrics {
             api_requests: make.counters("api_requests_total", "Calls of the API server", &["method", "code"])?,
             store_objects: make.gauges("store_objects", "Objects in the stores", &["kind"])?,
             watch_errors: make.counters("watch_errors_total", "Errors of watches", &["kind"])?,
+            certificate_expiry: make.registered(IntGaugeVec::new(
+                Opts::new("fusebox_certificate_expiry_seconds", "Seconds until a certificate of the operator ends"),
+                &["certificate"],
+            )?)?,
             spans_exported: make.counter("trace_spans_exported_total", "Spans that were exported")?,
             spans_dropped: make.counter("trace_spans_dropped_total", "Spans that could not be exported")?,
             registry: make.0,

@@ -20,6 +20,7 @@ use tracing::Instrument;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use crate::apply::{Outputs, outputs};
+use crate::certificates::{Bundle, Trust, config_maps, places};
 use crate::control::ConfigSource;
 use crate::metrics::{MAX_POLICY_SERIES, Metrics};
 use crate::stores::Synced;
@@ -37,10 +38,18 @@ pub struct Compiled {
     pub plan: Plan,
     /// The objects that should stand.
     pub outputs: Outputs,
+    /// The authorities that the outputs tell sidecars of; None while none is known, and then nothing is said of them.
+    pub bundle: Option<Bundle>,
     /// The policies that each workload's sidecars enforce.
     pub bound: BTreeMap<WorkloadId, BTreeSet<PolicyId>>,
     /// The span that what follows from it is a part of.
     pub context: Context,
+}
+
+/// What should stand, and the authorities that were known then.
+struct Objects {
+    outputs: Outputs,
+    bundle: Option<Bundle>,
 }
 
 /// The last compilation; None before the first.
@@ -68,6 +77,8 @@ pub struct Reconciler {
     pub inputs: watch::Receiver<u64>,
     /// Whether the Prometheus CRDs are installed.
     pub prometheus: watch::Receiver<Prometheus>,
+    /// Whose certificates sidecars trust.
+    pub trust: Trust,
     /// Where configurations are served from.
     pub configurations: ConfigSource,
     /// Where plans go.
@@ -97,14 +108,17 @@ impl ReconcileError {
 impl Reconciler {
     /// Compiles once, and again after every change, until it is stopped.
     pub async fn run(mut self, stop: CancellationToken) {
+        let mut bundles = self.trust.subscribe();
         loop {
             // What changes from here on is seen by the next round.
             self.inputs.mark_unchanged();
             self.prometheus.mark_unchanged();
+            bundles.mark_unchanged();
             let recompile_at = self.reconcile().await;
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.changed(recompile_at) => {}
+                Ok(()) = bundles.changed() => {}
             }
             self.debounced().await;
         }
@@ -140,7 +154,7 @@ impl Reconciler {
         let outcome = self.compile().instrument(span.clone()).await;
         self.metrics.reconcile.with_label_values(&["compile"]).inc();
         self.metrics.reconcile_duration.with_label_values(&["compile"]).observe(begun.elapsed().as_secs_f64());
-        match outcome.and_then(|(plan, outputs)| self.publish(plan, outputs, &span)) {
+        match outcome.and_then(|(compiled, objects)| self.publish(compiled, objects, &span)) {
             Ok(recompile_at) => recompile_at,
             Err(error) => {
                 self.metrics.reconcile_errors.with_label_values(&["compile", error.reason()]).inc();
@@ -150,32 +164,41 @@ impl Reconciler {
         }
     }
 
-    async fn compile(&self) -> Result<(Plan, Outputs), ReconcileError> {
+    async fn compile(&self) -> Result<(Plan, Objects), ReconcileError> {
         let prometheus = *self.prometheus.borrow();
         let snapshot = tracing::info_span!("snapshot").in_scope(|| self.stores.snapshot(Timestamp::now(), prometheus));
         let snapshot = Snapshot { operator: self.operator.clone(), ..snapshot };
-        let options = self.monitoring.clone();
+        let (options, bundle) = (self.monitoring.clone(), self.trust.known());
+        let places = places(&snapshot, &self.operator.namespace);
         let span = tracing::info_span!("compile");
         let compiled = tokio::task::spawn_blocking(move || {
             let _entered = span.enter();
             let plan = compile(&snapshot);
-            outputs(&plan, &options).map(|outputs| (plan, outputs))
+            let mut outputs = outputs(&plan, &options)?;
+            outputs.extend(bundle.iter().flat_map(|bundle| config_maps(bundle, &places)));
+            Ok::<_, ObjectError>((plan, Objects { outputs, bundle }))
         });
         Ok(compiled.await.map_err(ReconcileError::Compiler)??)
     }
 
-    fn publish(&self, plan: Plan, outputs: Outputs, span: &tracing::Span) -> Result<Option<Timestamp>, ReconcileError> {
+    fn publish(&self, plan: Plan, objects: Objects, span: &tracing::Span) -> Result<Option<Timestamp>, ReconcileError> {
+        let Objects { outputs, bundle } = objects;
         span.record("policies", plan.policies.len());
         span.record("workloads", plan.workloads.len());
         let recompile_at = plan.recompile_at;
-        if self.published.borrow().as_ref().is_some_and(|last| last.plan == plan && last.outputs == outputs) {
+        if self
+            .published
+            .borrow()
+            .as_ref()
+            .is_some_and(|last| last.plan == plan && last.outputs == outputs && last.bundle == bundle)
+        {
             return Ok(recompile_at);
         }
         let configurations = plan.workloads.values().map(|workload| Arc::new(workload.config.clone()));
         self.configurations.publish(configurations).map_err(ReconcileError::Configuration)?;
         self.count(&plan);
         let bound = bound(&plan);
-        let compiled = Compiled { plan, outputs, bound, context: span.context() };
+        let compiled = Compiled { plan, outputs, bundle, bound, context: span.context() };
         self.published.send_replace(Some(Arc::new(compiled)));
         Ok(recompile_at)
     }

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::admin;
 use crate::api_calls::{CallBudget, Clients};
 use crate::apply::{Applier, MonitoringResults, OutputKind};
-use crate::certificates::{CertificateStore, Names, Tls};
+use crate::certificates::{Certificates, Names, Publisher, Target, Tls, TlsSource, Trust};
 use crate::control::{
     ConfigSource, Control, ControlMetrics, EndpointDirectory, PodDirectory, ReportBook, Seats, serve,
 };
@@ -72,14 +72,23 @@ struct Shared {
     inputs: Signal,
     statuses: Touched<fusebox_policy::config::PolicyId>,
     monitoring: MonitoringResults,
+    trust: Trust,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
 
 /// The components that an operator's health consists of.
 #[must_use]
-pub fn components() -> [Component; 5] {
-    [Component::Api, Component::Stores, Component::Resources, Component::Lease, Component::Control]
+pub fn components() -> [Component; 7] {
+    [
+        Component::Api,
+        Component::Stores,
+        Component::Resources,
+        Component::Lease,
+        Component::Control,
+        Component::Certificates,
+        Component::Bundles,
+    ]
 }
 
 impl Operator {
@@ -113,6 +122,7 @@ impl Operator {
             inputs: Signal::default(),
             statuses: Touched::default(),
             monitoring: MonitoringResults::default(),
+            trust: Trust::new(settings.schedule()?.fresh_for()),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         };
@@ -146,6 +156,7 @@ impl Operator {
             settings.advertise.clone().map_or_else(|| control.local_addr().map(|address| address.to_string()), Ok)?;
         let identity = lease::unique_identity(&settings.identity)?;
         tracing::info!(identity, address, namespace = settings.namespace, "starting");
+        let tls = shared.keep_certificates(&settings, &clients, &address)?;
         shared.serve_admin(admin);
         shared.spawn(tend(shared.clone()));
         let around = shared.start_stores(&clients);
@@ -158,13 +169,7 @@ impl Operator {
         };
         let lease_client = lease::client(config, &timing)?;
         shared.spawn(lease::run(lease_client, candidate, shared.leadership.clone(), stop.clone()));
-        shared.spawn(shared.clone().serve_control(
-            settings.clone(),
-            clients.clone(),
-            control,
-            identity.clone(),
-            address,
-        ));
+        shared.spawn(shared.clone().serve_control(tls, clients.clone(), control, identity.clone()));
         shared.spawn(shared.clone().reconcile(settings, clients, around, identity));
         shutdown.cancelled().await;
         tracing::info!("stopping");
@@ -217,18 +222,32 @@ impl Shared {
         around
     }
 
-    async fn serve_control(
-        self,
-        settings: Settings,
-        clients: Clients,
-        listener: TcpListener,
-        identity: String,
-        address: String,
-    ) {
-        let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host).trim_matches(['[', ']']);
-        let names = Names::new(&settings.namespace, settings.sans.iter().cloned().chain([host.to_owned()]));
-        let store = CertificateStore::new(clients.write.clone(), &settings.namespace, self.leadership.clone());
-        let Some(tls) = store.tls(names, &self.stop).await else {
+    /// Starts what keeps certificates. An own authority may take a while; a directory must be good from the start.
+    fn keep_certificates(&self, settings: &Settings, clients: &Clients, address: &str) -> anyhow::Result<TlsSource> {
+        let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+        let certificates = Certificates {
+            client: clients.write.clone(),
+            namespace: settings.namespace.clone(),
+            leadership: self.leadership.clone(),
+            schedule: settings.schedule()?,
+            names: Names::new(&settings.namespace, settings.sans.iter().cloned().chain([host.to_owned()])),
+            trust: self.trust.clone(),
+            health: self.health.clone(),
+            metrics: self.metrics.clone(),
+        };
+        let Some(directory) = settings.tls_dir.clone() else {
+            let (tls, keeping) = certificates.own(self.stop.clone());
+            self.spawn(keeping);
+            return Ok(tls);
+        };
+        let kept = certificates.directory(directory, self.stop.clone());
+        let (tls, keeping) = kept.context("--tls-dir can't be used")?;
+        self.spawn(keeping);
+        Ok(tls)
+    }
+
+    async fn serve_control(self, mut tls: TlsSource, clients: Clients, listener: TcpListener, identity: String) {
+        let Some(Some(tls)) = self.stop.run_until_cancelled(tls.ready()).await else {
             return;
         };
         let control = Arc::new(Control {
@@ -243,8 +262,6 @@ impl Shared {
             peers: Seats::default(),
         });
         self.forward(tls.clone(), identity);
-        let (maintained, stop) = (tls.clone(), self.stop.clone());
-        self.spawn(async move { store.maintain(&maintained, &stop).await });
         self.health.set(Component::Control, Status::healthy());
         serve(listener, tls, control, self.stop.clone()).await;
         self.health.set(Component::Control, Status::unhealthy("the control port is closed"));
@@ -272,11 +289,13 @@ impl Shared {
         };
         self.health.set(Component::Stores, Status::healthy());
         let (published_sender, published) = watch::channel(None);
+        self.publish_bundles(&settings, &clients, &published);
         self.start_writers(&clients, &synced, &published, identity);
         let reconciler = Reconciler {
             stores: synced,
             inputs: self.inputs.subscribe(),
             prometheus,
+            trust: self.trust.clone(),
             configurations: self.source.clone(),
             published: published_sender,
             debounce: settings.debounce,
@@ -288,6 +307,27 @@ impl Shared {
             operator: snapshot::Operator { namespace: settings.namespace, ..snapshot::Operator::default() },
         };
         reconciler.run(self.stop.clone()).await;
+    }
+
+    fn publish_bundles(
+        &self,
+        settings: &Settings,
+        clients: &Clients,
+        published: &watch::Receiver<Option<Arc<Compiled>>>,
+    ) {
+        let name = &settings.webhook_configuration;
+        let publisher = Publisher {
+            client: clients.write.clone(),
+            leadership: self.leadership.clone(),
+            trust: self.trust.clone(),
+            // Who keeps the certificates writes these, too.
+            targets: if settings.tls_dir.is_some() { Vec::new() } else { Target::all(name) },
+            published: published.clone(),
+            outputs: self.outputs.clone(),
+            health: self.health.clone(),
+            metrics: self.metrics.clone(),
+        };
+        self.spawn(publisher.run(self.stop.clone()));
     }
 
     fn start_writers(
@@ -305,6 +345,7 @@ impl Shared {
             leadership: self.leadership.clone(),
             stores: self.outputs.clone(),
             published: published.clone(),
+            trust: self.trust.clone(),
             monitoring: self.monitoring.clone(),
             statuses: self.statuses.clone(),
             metrics: self.metrics.clone(),

@@ -3,16 +3,18 @@
 //! It checks that the values fit together and must not act on them. Everything has a default that
 //! works in a cluster, because an operator that needs a page of flags is installed wrongly.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, ValueEnum};
 
+use crate::certificates::{Schedule, ScheduleError};
 use crate::lease::{Timing, TimingError};
 
 const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 const HOSTNAME_FILE: &str = "/proc/sys/kernel/hostname";
 const DEFAULT_NAMESPACE: &str = "fusebox-system";
 const MAX_DURATION: Duration = Duration::from_secs(3600);
+const MAX_VALIDITY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 const EXAMPLES: &str = "Examples:
   # In a cluster: the service account and the pod's name are found by themselves
@@ -44,9 +46,26 @@ pub struct Settings {
     /// HOST:PORT at which other replicas reach this one's control port. Default: the control listener's own address.
     #[arg(long, env = "FUSEBOX_ADVERTISE", value_parser = parse_authority)]
     pub advertise: Option<String>,
-    /// One more DNS name or IP address for the control server's certificate; may be repeated.
+    /// One more DNS name or IP address for the operator's own certificate; may be repeated.
     #[arg(long = "san", env = "FUSEBOX_SAN", value_delimiter = ',')]
     pub sans: Vec<String>,
+    /// A directory with tls.crt, tls.key and ca.crt that somebody else keeps, such as cert-manager; it is read anew when it
+    /// changes. Then no authority of our own is made, and no webhook's caBundle is written. Default: an own authority.
+    #[arg(long, env = "FUSEBOX_TLS_DIR")]
+    pub tls_dir: Option<PathBuf>,
+    /// The name of the MutatingWebhookConfiguration and the ValidatingWebhookConfiguration whose caBundles are kept right.
+    #[arg(long, env = "FUSEBOX_WEBHOOK_CONFIGURATION", default_value = "fusebox")]
+    pub webhook_configuration: String,
+    /// How long an own authority is valid; it is replaced after two thirds of that.
+    #[arg(long, env = "FUSEBOX_CA_VALIDITY", default_value = "8760h", value_parser = parse_validity)]
+    pub ca_validity: Duration,
+    /// How long a certificate that the own authority signs is valid; it is replaced after half of that.
+    #[arg(long, env = "FUSEBOX_CERTIFICATE_VALIDITY", default_value = "24h", value_parser = parse_validity)]
+    pub certificate_validity: Duration,
+    /// After how long everybody knows a new own authority once it is published, before which it signs nothing: longer than
+    /// kubelets take to bring a changed ConfigMap into running pods.
+    #[arg(long, env = "FUSEBOX_CA_PROPAGATION", default_value = "10m", value_parser = parse_validity)]
+    pub ca_propagation: Duration,
     /// How long a lease is valid after its last renewal.
     #[arg(long, env = "FUSEBOX_LEASE_DURATION", default_value = "15s", value_parser = parse_duration)]
     pub lease_duration: Duration,
@@ -88,6 +107,9 @@ pub enum SettingsError {
     /// The lease's times leave no room.
     #[error("--lease-duration, --renew-interval and --renew-deadline don't fit together")]
     Timing(#[from] TimingError),
+    /// The authority's times leave no room for its replacement.
+    #[error("--ca-validity, --certificate-validity and --ca-propagation don't fit together")]
+    Schedule(#[from] ScheduleError),
     /// A flag that must not be empty is.
     #[error("--{flag} must not be empty")]
     Empty {
@@ -105,7 +127,12 @@ impl Settings {
     /// # Errors
     /// [`SettingsError`] naming the flags.
     pub fn check(&self) -> Result<Timing, SettingsError> {
-        for (flag, value) in [("namespace", &self.namespace), ("identity", &self.identity)] {
+        let named = [
+            ("namespace", &self.namespace),
+            ("identity", &self.identity),
+            ("webhook-configuration", &self.webhook_configuration),
+        ];
+        for (flag, value) in named {
             if value.is_empty() {
                 return Err(SettingsError::Empty { flag });
             }
@@ -113,16 +140,33 @@ impl Settings {
         if self.discovery_interval > Duration::from_secs(60) {
             return Err(SettingsError::DiscoveryTooRare);
         }
+        self.schedule()?;
         Ok(Timing::new(self.lease_duration, self.renew_interval, self.renew_deadline)?)
+    }
+
+    /// The own authority's times.
+    ///
+    /// # Errors
+    /// When they leave no room for its replacement.
+    pub fn schedule(&self) -> Result<Schedule, ScheduleError> {
+        Schedule::new(self.ca_validity, self.certificate_validity, self.ca_propagation)
     }
 }
 
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    parse_bounded(text, MAX_DURATION)
+}
+
+fn parse_validity(text: &str) -> Result<Duration, String> {
+    parse_bounded(text, MAX_VALIDITY)
+}
+
+fn parse_bounded(text: &str, longest: Duration) -> Result<Duration, String> {
     let signed: jiff::SignedDuration =
         text.parse().map_err(|_| "write a duration such as 20ms, 5s or 1m".to_owned())?;
     match Duration::try_from(signed) {
-        Ok(duration) if duration > Duration::ZERO && duration <= MAX_DURATION => Ok(duration),
-        _ => Err(format!("must be more than 0s and at most {}s", MAX_DURATION.as_secs())),
+        Ok(duration) if duration > Duration::ZERO && duration <= longest => Ok(duration),
+        _ => Err(format!("must be more than 0s and at most {}s", longest.as_secs())),
     }
 }
 
@@ -180,6 +224,13 @@ mod tests {
     fn discovery_notices_within_a_minute() {
         let error = parse(&["--discovery-interval", "61s"]).unwrap().check().unwrap_err();
         assert_eq!(error, SettingsError::DiscoveryTooRare);
+    }
+
+    #[test]
+    fn an_authority_without_time_to_be_replaced_is_refused() {
+        let error = parse(&["--ca-validity", "48h"]).unwrap().check().unwrap_err();
+        assert!(matches!(error, SettingsError::Schedule(ScheduleError::NoTime { .. })), "{error}");
+        assert_eq!(parse(&[]).unwrap().schedule(), Ok(Schedule::default()));
     }
 
     #[test]

@@ -20,7 +20,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::spoken::spoken;
 use super::{
-    CircuitBreaker, Injection, Namespace, Pod, Protocol, Service, ServiceKind, ServicePort, TargetPort, Workload, workload_of,
+    CircuitBreaker, Injection, Namespace, Pod, Protocol, Service, ServiceKind, ServicePort, TargetPort, Workload,
+    workload_of,
 };
 
 /// Where a manifest names no namespace.

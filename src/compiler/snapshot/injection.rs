@@ -5,9 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use fusebox_api::names::{
-    EXPLICIT, INJECTED_ANNOTATION, INTERCEPTION_ANNOTATION, OUTBOUND_ANNOTATION, TRANSPARENT,
-};
+use fusebox_api::names::{EXPLICIT, INJECTED_ANNOTATION, INTERCEPTION_ANNOTATION, OUTBOUND_ANNOTATION, TRANSPARENT};
 use fusebox_policy::config::ServiceId;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;

@@ -21,12 +21,14 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::certificates::{Bundle, Trust};
 use crate::lease::{Leadership, Role};
 use crate::metrics::Metrics;
 use crate::reconcile::{Compiled, Published};
 use crate::stores::OutputStores;
 use crate::touched::Touched;
 
+pub(crate) use output::stands;
 pub use output::{APPLIED_ANNOTATION, MANAGED_BY_SELECTOR, Output, OutputKey, OutputKind, Outputs, outputs};
 pub use queue::{MAX_KEYS, MAX_RUNNING, Outcome, Queue};
 
@@ -49,6 +51,8 @@ pub struct Applier {
     pub stores: OutputStores,
     /// What is wanted.
     pub published: Published,
+    /// Which certificates may be told of.
+    pub trust: Trust,
     /// Where it is said what became of monitoring objects.
     pub monitoring: MonitoringResults,
     /// Policies whose status is to be looked at.
@@ -215,10 +219,16 @@ impl Applier {
     }
 
     fn action(&self, key: &OutputKey, compiled: &Compiled, fresh: Option<&work::Fresh>) -> Action {
-        if !self.stores.is_listed(key.kind) {
+        let unknown = key.is_trust() && !self.may_tell(compiled.bundle.as_ref());
+        if unknown || !self.stores.is_listed(key.kind) {
             return Action::Nothing;
         }
         work::decide(compiled.outputs.get(key), self.stores.get(key).as_deref(), fresh)
+    }
+
+    /// Whether the authorities that something was compiled with are still all that are known.
+    fn may_tell(&self, bundle: Option<&Bundle>) -> bool {
+        bundle.is_some_and(|bundle| self.trust.may_publish(bundle, Instant::now()))
     }
 
     /// Says of monitoring objects that stand already that they do.

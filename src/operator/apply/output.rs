@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use fusebox_api::names::{FIELD_MANAGER, GROUP, VERSION};
+use fusebox_api::names::{CA_CONFIG_MAP, FIELD_MANAGER, GROUP, VERSION};
 use fusebox_compiler::Plan;
 use fusebox_compiler::monitoring::MonitoringOptions;
 use fusebox_compiler::objects::{self, MANAGED_BY, ObjectError, Wanted};
@@ -120,6 +120,12 @@ fn owner_reference(PolicyVersion { kind, id, uid, generation: _ }: &PolicyVersio
 }
 
 impl OutputKey {
+    /// Whether it holds the certificates by which sidecars know the operator.
+    #[must_use]
+    pub fn is_trust(&self) -> bool {
+        self.kind == OutputKind::ConfigMap && self.name == CA_CONFIG_MAP
+    }
+
     /// The key of an object; None where it is of a kind or without a name that can't be applied.
     fn of(object: &Value) -> Option<Self> {
         let text = |value: &Value| value.as_str().map(str::to_owned);
@@ -147,7 +153,7 @@ impl Output {
 
 /// Whether all that is wanted stands. What stands may say more: defaults, and what others added.
 #[must_use]
-pub(super) fn stands(wanted: &Value, standing: &Value) -> bool {
+pub(crate) fn stands(wanted: &Value, standing: &Value) -> bool {
     match (wanted, standing) {
         (Value::Object(wanted), Value::Object(standing)) => {
             wanted.iter().all(|(key, value)| standing.get(key).is_some_and(|other| stands(value, other)))

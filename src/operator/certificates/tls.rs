@@ -1,29 +1,51 @@
-//! TLS for both ends of the control port, made from the authority and swapped before it runs out.
+//! TLS for all ports of the operator and for both ends between replicas, swapped while it is in use.
 //!
-//! Connections take the configuration of the moment they begin with; a swap disturbs none.
+//! Connections take the configuration of the moment they begin with; a swap disturbs none. Where certificates come from
+//! is not known here.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use rustls::client::verify_server_name;
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoClientAuth, ParsedCertificate, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ClientConfig, ServerConfig};
+use tokio::sync::watch;
 
-use super::authority::{Authority, CertificateError, PEER_NAME};
+use super::authority::{Authority, Leaf, PEER_NAME};
+use super::bundle::{Bundle, Validity};
+use super::error::CertificateError;
 
-/// How long a leaf is valid; it is made anew after half of that.
+/// How long a leaf of our own authority is valid unless it is said otherwise; it is made anew after half of that.
 pub const LEAF_VALIDITY: Duration = Duration::from_secs(24 * 3600);
 
 /// The only protocol on the control port.
-const ALPN: &[u8] = b"h2";
+const H2: &[u8] = b"h2";
 
-/// What the control port is called: DNS names and IP addresses.
+/// The other one on ports that the API server calls.
+const HTTP_1: &[u8] = b"http/1.1";
+
+/// What the operator is called: DNS names and IP addresses.
 #[derive(Clone, Debug)]
 pub struct Names {
     service: String,
     names: Vec<String>,
+}
+
+/// What a port is for: which protocols it speaks, and whose certificates it asks clients for.
+#[derive(Clone, Debug)]
+pub enum Purpose {
+    /// Sidecars and other replicas: HTTP/2 alone; a replica shows its certificate, a sidecar none.
+    Control,
+    /// The API server's admission calls: HTTP/1.1 and HTTP/2, no client certificates.
+    Webhook,
+    /// The aggregated API: HTTP/1.1 and HTTP/2; this verifier says which client certificates are taken, and whether one is
+    /// needed. It is asked at each handshake, so whoever makes it may make another for the next connection.
+    Operations(Arc<dyn ClientCertVerifier>),
 }
 
 /// The TLS configurations in use; cheap to clone, one shared content.
@@ -33,19 +55,44 @@ pub struct Tls {
     names: Names,
 }
 
+/// TLS as soon as there is a certificate; cheap to clone.
+#[derive(Clone)]
+pub struct TlsSource {
+    tls: watch::Receiver<Option<Tls>>,
+}
+
+/// What TLS is made of: a certificate for each direction, and whom to trust.
+pub(super) struct Credentials {
+    /// Shown to whoever connects.
+    pub(super) server: Leaf,
+    /// Shown to the leader.
+    pub(super) client: Leaf,
+    /// The name in `client` by which the leader knows a peer.
+    pub(super) peer_name: String,
+    /// When the certificates end.
+    pub(super) validity: Validity,
+    /// Whom replicas trust between them.
+    pub(super) bundle: Bundle,
+}
+
 struct Current {
-    authority: String,
-    server: Arc<ServerConfig>,
+    certified: Arc<CertifiedKey>,
+    control: Arc<ServerConfig>,
+    webhook: Arc<ServerConfig>,
     peer: Arc<ClientConfig>,
-    renew_at: SystemTime,
+    peer_name: String,
+    validity: Validity,
+    bundle: Bundle,
+    provider: Arc<CryptoProvider>,
 }
 
 impl Names {
     /// The names of the operator's Service in this namespace, `localhost`, the loopback address, and `extra` ones.
     pub fn new(namespace: &str, extra: impl IntoIterator<Item = String>) -> Self {
         let service = format!("fusebox-operator.{namespace}.svc");
+        let own = [format!("{service}.cluster.local"), format!("fusebox-operator.{namespace}")];
         let mut names = vec![service.clone(), "localhost".to_owned(), "127.0.0.1".to_owned()];
-        for name in extra {
+        for name in own.into_iter().chain(extra) {
             // The name that tells a peer apart is never a server's.
             if name != PEER_NAME && !names.contains(&name) {
                 names.push(name);
@@ -59,41 +106,52 @@ impl Names {
     pub fn service(&self) -> &str {
         &self.service
     }
+
+    pub(super) fn all(&self) -> Vec<String> {
+        self.names.clone()
+    }
 }
 
 impl Tls {
-    /// Makes the first leaves.
+    /// TLS by an authority that signs and is trusted alone, with leaves of the usual length.
     ///
     /// # Errors
     /// When a leaf can't be made, such as for a name that is not one.
     pub fn new(authority: &Authority, names: Names, now: SystemTime) -> Result<Self, CertificateError> {
-        let current = Current::new(authority, &names, now)?;
+        let bundle = Bundle::new("the authority", [authority.certificate_pem()])?;
+        Self::of(Credentials::signed(authority, bundle, &names, LEAF_VALIDITY, now)?, names)
+    }
+
+    pub(super) fn of(credentials: Credentials, names: Names) -> Result<Self, CertificateError> {
+        let current = Current::new(credentials)?;
         Ok(Self { current: Arc::new(ArcSwap::from_pointee(current)), names })
     }
 
-    /// Makes new leaves when the old ones are half over or the authority is another, and says whether it did.
+    /// Uses these from the next connection on.
+    pub(super) fn swap(&self, credentials: Credentials) -> Result<(), CertificateError> {
+        self.current.store(Arc::new(Current::new(credentials)?));
+        Ok(())
+    }
+
+    /// For a connection that comes in; ask for each one.
     ///
     /// # Errors
-    /// When a leaf can't be made; the old ones stay in use.
-    pub fn renew(&self, authority: &Authority, now: SystemTime) -> Result<bool, CertificateError> {
+    /// When the TLS library has no protocol version, which it always has.
+    pub fn server_config(&self, purpose: Purpose) -> Result<Arc<ServerConfig>, CertificateError> {
         let current = self.current.load();
-        if current.authority == authority.certificate_pem() && now < current.renew_at {
-            return Ok(false);
+        match purpose {
+            Purpose::Control => Ok(Arc::clone(&current.control)),
+            Purpose::Webhook => Ok(Arc::clone(&current.webhook)),
+            Purpose::Operations(verifier) => {
+                Ok(Arc::new(server(&current.provider, &current.certified, verifier, &[H2, HTTP_1])?))
+            }
         }
-        self.current.store(Arc::new(Current::new(authority, &self.names, now)?));
-        Ok(true)
     }
 
-    /// When the leaves end.
-    #[must_use]
-    pub fn expires_at(&self) -> SystemTime {
-        self.current.load().renew_at + LEAF_VALIDITY / 2
-    }
-
-    /// For connections that come in.
+    /// For connections of sidecars and peers that come in.
     #[must_use]
     pub fn server(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.current.load().server)
+        Arc::clone(&self.current.load().control)
     }
 
     /// For this replica's connection to the leader.
@@ -102,106 +160,171 @@ impl Tls {
         Arc::clone(&self.current.load().peer)
     }
 
-    /// The authority's public half, in PEM.
+    /// Whether the certificates that a client showed at the control port, and that TLS has verified, are a peer's.
     #[must_use]
-    pub fn authority_pem(&self) -> String {
-        self.current.load().authority.clone()
+    pub fn is_peer(&self, shown: Option<&[CertificateDer<'_>]>) -> bool {
+        is_named(shown, &self.current.load().peer_name)
     }
 
-    /// What the control port is called.
+    /// When the leaves begin and end.
+    #[must_use]
+    pub fn validity(&self) -> Validity {
+        self.current.load().validity
+    }
+
+    /// The trusted authorities.
+    #[must_use]
+    pub fn bundle(&self) -> Bundle {
+        self.current.load().bundle.clone()
+    }
+
+    /// What the operator is called.
     #[must_use]
     pub fn names(&self) -> &Names {
         &self.names
     }
 }
 
-/// Whether the certificates that a client showed, and that TLS has verified, are a peer's.
-pub(crate) fn is_peer(shown: Option<&[CertificateDer<'_>]>) -> bool {
+impl TlsSource {
+    /// Whoever has the sender gives it.
+    pub(super) fn new() -> (watch::Sender<Option<Tls>>, Self) {
+        let (sender, tls) = watch::channel(None);
+        (sender, Self { tls })
+    }
+
+    /// Waits for the first certificate; None where there will never be one, since the operator ends.
+    pub async fn ready(&mut self) -> Option<Tls> {
+        self.tls.wait_for(Option::is_some).await.ok()?.clone()
+    }
+}
+
+impl Credentials {
+    /// New leaves of an authority.
+    pub(super) fn signed(
+        authority: &Authority,
+        bundle: Bundle,
+        names: &Names,
+        leaf: Duration,
+        now: SystemTime,
+    ) -> Result<Self, CertificateError> {
+        let validity = authority.leaf_validity(leaf, now);
+        Ok(Self {
+            server: authority.server_leaf(names.all(), validity)?,
+            client: authority.peer_leaf(validity)?,
+            peer_name: PEER_NAME.to_owned(),
+            validity,
+            bundle,
+        })
+    }
+}
+
+impl Current {
+    fn new(credentials: Credentials) -> Result<Self, CertificateError> {
+        let Credentials { server: leaf, client, peer_name, validity, bundle } = credentials;
+        let provider = provider();
+        let roots = bundle.roots()?;
+        let peers = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
+            .allow_unauthenticated()
+            .build()?;
+        let certified = Arc::new(CertifiedKey::from_der(leaf.chain, leaf.key, &provider)?);
+        let control = server(&provider, &certified, peers, &[H2])?;
+        let webhook = server(&provider, &certified, Arc::new(NoClientAuth), &[H2, HTTP_1])?;
+
+        let verifier = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider)).build()?;
+        let mut peer = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()?
+            .with_webpki_verifier(verifier)
+            .with_client_auth_cert(client.chain, client.key)?;
+        peer.alpn_protocols = vec![H2.to_vec()];
+
+        let (control, webhook, peer) = (Arc::new(control), Arc::new(webhook), Arc::new(peer));
+        Ok(Self { certified, control, webhook, peer, peer_name, validity, bundle, provider })
+    }
+}
+
+/// Whether the first of these certificates has this name.
+pub(super) fn is_named(shown: Option<&[CertificateDer<'_>]>, name: &str) -> bool {
     let Some(leaf) = shown.and_then(<[_]>::first) else { return false };
-    let (Ok(parsed), Ok(name)) = (ParsedCertificate::try_from(leaf), ServerName::try_from(PEER_NAME)) else {
+    let (Ok(parsed), Ok(name)) = (ParsedCertificate::try_from(leaf), ServerName::try_from(name)) else {
         return false;
     };
     verify_server_name(&parsed, &name).is_ok()
 }
 
-impl Current {
-    fn new(authority: &Authority, names: &Names, now: SystemTime) -> Result<Self, CertificateError> {
-        let until = now + LEAF_VALIDITY;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut roots = RootCertStore::empty();
-        roots.add(authority.certificate())?;
-        let roots = Arc::new(roots);
+/// The only cryptography of this process.
+pub(super) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
 
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
-            .allow_unauthenticated()
-            .build()?;
-        let leaf = authority.server_leaf(names.names.clone(), until)?;
-        let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()?
-            .with_client_cert_verifier(verifier)
-            .with_single_cert(vec![leaf.certificate], leaf.key)?;
-        server.alpn_protocols = vec![ALPN.to_vec()];
-
-        let leaf = authority.peer_leaf(until)?;
-        let mut peer = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(vec![leaf.certificate], leaf.key)?;
-        peer.alpn_protocols = vec![ALPN.to_vec()];
-
-        Ok(Self {
-            authority: authority.certificate_pem().to_owned(),
-            server: Arc::new(server),
-            peer: Arc::new(peer),
-            renew_at: now + LEAF_VALIDITY / 2,
-        })
-    }
+fn server(
+    provider: &Arc<CryptoProvider>,
+    certified: &Arc<CertifiedKey>,
+    clients: Arc<dyn ClientCertVerifier>,
+    protocols: &[&[u8]],
+) -> Result<ServerConfig, CertificateError> {
+    let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(clients)
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(certified))));
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    Ok(config)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
     fn names() -> Names {
         Names::new("fusebox-system", [PEER_NAME.to_owned(), "10.0.0.7".to_owned()])
+    }
+
+    fn tls() -> Tls {
+        let now = SystemTime::now();
+        Tls::new(&Authority::generate(YEAR, now).unwrap(), names(), now).unwrap()
     }
 
     #[test]
     fn only_the_peers_leaf_is_a_peers() {
         let now = SystemTime::now();
-        let authority = Authority::generate(now).unwrap();
-        let peer = authority.peer_leaf(now + LEAF_VALIDITY).unwrap();
-        let server = authority.server_leaf(names().names, now + LEAF_VALIDITY).unwrap();
-        assert!(is_peer(Some(&[peer.certificate])));
-        assert!(!is_peer(Some(&[server.certificate])));
-        assert!(!is_peer(Some(&[])));
-        assert!(!is_peer(None));
-    }
-
-    #[test]
-    fn leaves_are_renewed_at_half_their_time_and_for_another_authority() {
-        let now = SystemTime::now();
-        let authority = Authority::generate(now).unwrap();
+        let authority = Authority::generate(YEAR, now).unwrap();
+        let validity = authority.leaf_validity(LEAF_VALIDITY, now);
         let tls = Tls::new(&authority, names(), now).unwrap();
-        assert!(!tls.renew(&authority, now + LEAF_VALIDITY / 3).unwrap());
-        assert!(tls.renew(&authority, now + LEAF_VALIDITY / 2).unwrap());
-        assert!(tls.renew(&Authority::generate(now).unwrap(), now).unwrap());
+        let peer = authority.peer_leaf(validity).unwrap();
+        let server = authority.server_leaf(names().all(), validity).unwrap();
+        assert!(tls.is_peer(Some(&peer.chain)));
+        assert!(!tls.is_peer(Some(&server.chain)));
+        assert!(!tls.is_peer(Some(&[])));
+        assert!(!tls.is_peer(None));
     }
 
     #[test]
-    fn a_stored_authority_signs_as_before() {
-        let now = SystemTime::now();
-        let made = Authority::generate(now).unwrap();
-        let stored = Authority::parse(made.certificate_pem(), made.key_pem()).unwrap();
-        assert_eq!(stored.certificate_pem(), made.certificate_pem());
-        let tls = Tls::new(&made, names(), now).unwrap();
-        assert!(!tls.renew(&stored, now).unwrap());
+    fn the_service_has_all_its_names_and_the_peers_is_none_of_them() {
+        let all = names().all();
+        for name in ["svc", "svc.cluster.local"] {
+            assert!(all.contains(&format!("fusebox-operator.fusebox-system.{name}")), "{all:?}");
+        }
+        assert!(!all.contains(&PEER_NAME.to_owned()));
     }
 
     #[test]
-    fn half_an_authority_is_refused() {
-        let made = Authority::generate(SystemTime::now()).unwrap();
-        assert!(Authority::parse("nonsense", made.key_pem()).is_err());
-        assert!(Authority::parse(made.certificate_pem(), "nonsense").is_err());
+    fn each_port_speaks_what_its_clients_do() {
+        let tls = tls();
+        let protocols = |purpose| tls.server_config(purpose).unwrap().alpn_protocols.clone();
+        assert_eq!(protocols(Purpose::Control), [H2]);
+        assert_eq!(protocols(Purpose::Webhook), [H2, HTTP_1]);
+        assert_eq!(protocols(Purpose::Operations(Arc::new(NoClientAuth))), [H2, HTTP_1]);
+    }
+
+    #[tokio::test]
+    async fn who_waits_gets_the_first_certificate() {
+        let (sender, mut source) = TlsSource::new();
+        let waiting = tokio::spawn(async move { source.ready().await.is_some() });
+        sender.send_replace(Some(tls()));
+        assert!(waiting.await.unwrap());
+        let (sender, mut source) = TlsSource::new();
+        drop(sender);
+        assert!(source.ready().await.is_none());
     }
 }

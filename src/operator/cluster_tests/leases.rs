@@ -5,13 +5,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use fusebox_testkit::{Cluster, eventually};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::SOON;
-use crate::certificates::{CONFIG_MAP, CertificateStore, Names, SECRET, Tls};
+use crate::certificates::{Certificates, Names, SECRET, Schedule, TlsSource, Trust};
+use crate::health::Health;
 use crate::lease::{ADDRESS_ANNOTATION, Candidate, GuardedError, Leadership, Role, Timing, client, run};
+use crate::metrics::Metrics;
 
 /// A replica as far as its lease goes.
 pub(super) struct Standing {
@@ -131,35 +133,34 @@ async fn a_lease_that_another_took_is_lost_at_once() -> Result<()> {
     Ok(())
 }
 
+async fn certificates(namespace: &str, leadership: Leadership) -> Result<(TlsSource, DropGuard)> {
+    let stop = CancellationToken::new();
+    let certificates = Certificates {
+        client: Cluster::shared().await?.client().await?,
+        namespace: namespace.to_owned(),
+        leadership,
+        schedule: Schedule::default(),
+        names: Names::new(namespace, []),
+        trust: Trust::new(SOON),
+        health: Health::starting([]),
+        metrics: Metrics::new()?,
+    };
+    let (tls, keeping) = certificates.own(stop.clone());
+    tokio::spawn(keeping);
+    Ok((tls, stop.drop_guard()))
+}
+
 #[tokio::test]
 async fn all_replicas_share_the_authority_that_the_leader_made() -> Result<()> {
     let namespace = namespace().await?;
-    let client = Cluster::shared().await?.client().await?;
-    let shutdown = CancellationToken::new();
-    let follower = CertificateStore::new(client.clone(), &namespace, Leadership::new(&timing()?));
-    let waiting = {
-        let (shutdown, names) = (shutdown.clone(), Names::new(&namespace, []));
-        tokio::spawn(async move { follower.tls(names, &shutdown).await })
-    };
+    let (mut follower, _follows) = certificates(&namespace, Leadership::new(&timing()?)).await?;
     let first = stand(&namespace, "first", Leadership::new(&timing()?)).await?;
     leads(&first).await?;
-    let store = CertificateStore::new(client.clone(), &namespace, first.leadership.clone());
-    let tls = store.tls(Names::new(&namespace, []), &shutdown).await.context("no certificate")?;
-    let others: Tls = waiting.await?.context("the follower got none")?;
-    assert_eq!(tls.authority_pem(), others.authority_pem());
-
-    let (maintained, ended) = (tls.clone(), shutdown.clone());
-    let maintain = tokio::spawn(async move { store.maintain(&maintained, &ended).await });
-    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), &namespace);
-    let published = eventually(SOON, "the ConfigMap holds the certificate", async || {
-        let map = maps.get(CONFIG_MAP).await?;
-        map.data.and_then(|mut data| data.remove("ca.crt")).context("no ca.crt")
-    })
-    .await?;
-    assert_eq!(published, tls.authority_pem());
-    let secrets: Api<Secret> = Api::namespaced(client, &namespace);
+    let (mut leader, _leads) = certificates(&namespace, first.leadership.clone()).await?;
+    let (tls, others) = (leader.ready().await.context("no certificate")?, follower.ready().await.context("none")?);
+    assert_eq!(tls.bundle(), others.bundle());
+    let secrets: Api<Secret> = Api::namespaced(Cluster::shared().await?.client().await?, &namespace);
     let keys: Vec<String> = secrets.get(SECRET).await?.data.context("no data")?.into_keys().collect();
     assert_eq!(keys, ["ca.crt", "ca.key"]);
-    shutdown.cancel();
-    Ok(maintain.await?)
+    Ok(())
 }

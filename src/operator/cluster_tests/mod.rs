@@ -26,14 +26,13 @@ use http_body_util::{BodyExt, Channel};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::certificates::{Authority, Names, Tls};
+use crate::certificates::{Authority, LEAF_VALIDITY, Names, Tls};
 use crate::control::{
     ConfigSource, Control, ControlMetrics, EndpointDirectory, PodDirectory, PodEntry, PodRef, ReportBook, Seats,
     Sidecar, serve,
@@ -85,7 +84,7 @@ impl Replica {
 
     /// A replica that knows these pods, and has a configuration with `policies` for them.
     async fn ready(pods: &[&TestPod], policies: &[&str]) -> Result<Self> {
-        let authority = Authority::generate(SystemTime::now())?;
+        let authority = authority()?;
         let replica = Self::start(&authority, &Timing::default()).await?;
         replica.control.directory.replace(pods.iter().map(|pod| entry(pod, Sidecar::Present)));
         replica.control.source.publish(pods.iter().map(|pod| config(pod.namespace(), policies)))?;
@@ -110,8 +109,7 @@ impl Replica {
     }
 
     async fn connect(&self) -> Result<http2::SendRequest<Channel<Bytes>>> {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.tls.authority_pem().as_bytes())?)?;
+        let roots = self.tls.bundle().roots()?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
         let mut config = builder.with_root_certificates(roots).with_no_client_auth();
@@ -230,6 +228,11 @@ fn version(namespace: &str, name: &str) -> PolicyVersion {
 fn config(namespace: &str, policies: &[&str]) -> Arc<ProxyConfig> {
     let policies = policies.iter().map(|name| version(namespace, name)).collect();
     Arc::new(ProxyConfig { policies, ..ProxyConfig::empty(workload(namespace)) })
+}
+
+/// An authority of one's own.
+fn authority() -> Result<Authority> {
+    Ok(Authority::generate(LEAF_VALIDITY, SystemTime::now())?)
 }
 
 /// A namespace of one's own with that many pods in it.

@@ -1,6 +1,6 @@
 //! What a follower's sidecars say reaches the leader, and goes when the follower does.
 
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use fusebox_policy::report::ProxyReport;
@@ -11,7 +11,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::leases::{Standing, leads, stand_as, timing};
 use super::streams::breaker;
-use super::{Replica, SOON, breakers, config, entry, pods};
+use super::{Replica, SOON, authority, breakers, config, entry, pods};
 use crate::certificates::Authority;
 use crate::control::Sidecar;
 use crate::lease::{Candidate, client};
@@ -61,7 +61,7 @@ async fn book_shows(replica: &Replica, pod: &TestPod, expected: &[&str]) -> Resu
 #[tokio::test]
 async fn a_followers_sidecars_are_known_to_the_leader_and_to_the_next_one() -> Result<()> {
     let [early, late] = pods().await?;
-    let authority = Authority::generate(SystemTime::now())?;
+    let authority = authority()?;
     let leader = whole(&authority, "leader", &[&early, &late]).await?;
     leads(&leader.standing).await?;
     let follower = whole(&authority, "follower", &[&early, &late]).await?;
@@ -91,7 +91,7 @@ async fn a_followers_sidecars_are_known_to_the_leader_and_to_the_next_one() -> R
 #[tokio::test]
 async fn sidecars_of_a_leader_that_steps_down_reach_its_successor() -> Result<()> {
     let [pod] = pods().await?;
-    let authority = Authority::generate(SystemTime::now())?;
+    let authority = authority()?;
     let leader = whole(&authority, "first", &[&pod]).await?;
     leads(&leader.standing).await?;
     let mut stream = leader.replica.greet(&pod).await?;
@@ -111,9 +111,9 @@ async fn sidecars_of_a_leader_that_steps_down_reach_its_successor() -> Result<()
 #[tokio::test]
 async fn a_peer_of_another_authority_is_refused() -> Result<()> {
     let [pod] = pods().await?;
-    let leader = whole(&Authority::generate(SystemTime::now())?, "leader", &[&pod]).await?;
+    let leader = whole(&authority()?, "leader", &[&pod]).await?;
     leads(&leader.standing).await?;
-    let stranger = whole(&Authority::generate(SystemTime::now())?, "stranger", &[&pod]).await?;
+    let stranger = whole(&authority()?, "stranger", &[&pod]).await?;
     let mut stream = stranger.replica.greet(&pod).await?;
     stream.configuration().await?;
     fusebox_testkit::consistently(timing()?.lease(), "the leader knows nothing of it", async || {

@@ -17,7 +17,7 @@ use kube::Api;
 use kube::api::PostParams;
 use serde_json::Value;
 
-use super::{Answer, Replica, SOON, entry, pods};
+use super::{Answer, Replica, SOON, authority, entry, pods};
 use crate::control::Sidecar;
 use crate::token::{TokenError, TokenVerifier};
 
@@ -143,7 +143,7 @@ async fn a_token_opens_nothing_but_the_stream() -> Result<()> {
 #[tokio::test]
 async fn a_replica_that_is_still_starting_asks_to_try_again() -> Result<()> {
     let [pod] = pods().await?;
-    let authority = crate::certificates::Authority::generate(SystemTime::now())?;
+    let authority = authority()?;
     let replica = Replica::start(&authority, &crate::lease::Timing::default()).await?;
     let token = pod.control_token().await?;
     assert_eq!(replica.refusal(Some(&token)).await?, refused(503, "NotReady"));

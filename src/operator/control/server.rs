@@ -33,7 +33,7 @@ use super::metrics::ControlMetrics;
 use super::refusal::Refusal;
 use super::seats::Seats;
 use super::session::Session;
-use crate::certificates::{Tls, is_peer};
+use crate::certificates::Tls;
 use crate::lease::{Leadership, Role};
 use crate::peer::{self, PeerSession};
 use crate::token::TokenVerifier;
@@ -137,7 +137,7 @@ pub async fn serve(listener: TcpListener, tls: Tls, control: Arc<Control>, shutd
             streams: Arc::default(),
             kind: CallerKind::Anybody,
         };
-        tasks.spawn(connection(stream, TlsAcceptor::from(tls.server()), caller, permit));
+        tasks.spawn(connection(stream, tls.clone(), caller, permit));
     }
     drop(listener);
     tasks.close();
@@ -146,9 +146,10 @@ pub async fn serve(listener: TcpListener, tls: Tls, control: Arc<Control>, shutd
     }
 }
 
-async fn connection(stream: TcpStream, acceptor: TlsAcceptor, mut caller: Caller, _permit: OwnedSemaphorePermit) {
+async fn connection(stream: TcpStream, tls: Tls, mut caller: Caller, _permit: OwnedSemaphorePermit) {
     // A refused option only costs latency.
     let _ = stream.set_nodelay(true);
+    let acceptor = TlsAcceptor::from(tls.server());
     let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
@@ -157,7 +158,7 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, mut caller: Caller
     if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
         return tracing::debug!("a client did not ask for h2");
     }
-    if is_peer(stream.get_ref().1.peer_certificates()) {
+    if tls.is_peer(stream.get_ref().1.peer_certificates()) {
         caller.kind = CallerKind::Peer;
     }
     serve_http(stream, caller).await;
