@@ -23,6 +23,7 @@ use crate::counters::Counters;
 use crate::endpoints::{Directory, Known, MAX_ENDPOINT_BREAKERS, Making};
 use crate::listener::limits::Limits;
 use crate::pipeline::hop::Direction;
+use crate::pipeline::own_refusals::OwnRefusals;
 use crate::snapshot::{Destination, Installed, Snapshot, Surroundings, Topology};
 use crate::state_file::Saved;
 use crate::upstream::Pools;
@@ -40,6 +41,7 @@ pub(crate) struct Enforcer {
     generation: AtomicU64,
     changed: watch::Sender<u64>,
     counters: Counters,
+    own_refusals: OwnRefusals,
 }
 
 /// What new breakers and endpoints are made from. Whoever changes what is in force holds it.
@@ -84,6 +86,7 @@ impl Enforcer {
             generation: AtomicU64::new(0),
             changed: watch::Sender::new(0),
             counters: Counters::default(),
+            own_refusals: OwnRefusals::default(),
         })
     }
 
@@ -276,6 +279,11 @@ impl Enforcer {
     /// Maps monotonic moments to Unix time.
     pub(crate) fn clock(&self) -> &Clock {
         &self.clock
+    }
+
+    /// Loops that were refused a moment ago.
+    pub(crate) fn own_refusals(&self) -> &OwnRefusals {
+        &self.own_refusals
     }
 
     /// Counters of the whole proxy.

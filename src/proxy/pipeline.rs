@@ -8,8 +8,10 @@ pub(crate) mod exchange;
 pub(crate) mod gate;
 pub(crate) mod grpc;
 pub(crate) mod hop;
+pub(crate) mod interim;
 mod logged;
 pub(crate) mod normalize;
+pub(crate) mod own_refusals;
 pub(crate) mod problem;
 pub(crate) mod request_body;
 pub(crate) mod response_body;
@@ -34,11 +36,13 @@ use self::deadline::{Deadline, Whose};
 use self::exchange::Exchange;
 use self::gate::Gate;
 use self::logged::Logged;
+use self::normalize::BadRequest;
 use self::problem::Place;
 use self::request_body::{ClientBody, RequestBody};
 use self::response_body::{Passage, ResponseBody, Served};
 use self::upgrade::Upgrade;
 use crate::enforcer::Enforcer;
+use crate::listener::activity::Activity;
 use crate::listener::caller::Caller;
 use crate::series::Ending;
 use crate::snapshot::{Guard, Route, Rule};
@@ -90,6 +94,9 @@ async fn answer(caller: &Arc<Caller>, mut request: Request<Incoming>) -> (Respon
     let mut logged = Logged::begin(caller, &mut request, (manner.version, manner.started));
     if let Err(error) = normal {
         enforcer.counters().invalid_request();
+        if error == BadRequest::Loop {
+            enforcer.own_refusals().note(caller.hop.peer(), manner.started);
+        }
         return (problem::bad_request(error), logged);
     }
     let Some(rule) = classify(enforcer, caller.listener, &request) else {
@@ -166,10 +173,11 @@ async fn forward(
     let endpoint = exchange.endpoint();
     let pools = gate::pools(&rule, endpoint.as_deref());
     let mut sending = std::pin::pin!(upstream::send(pools, request, started));
-    let mut sent = within(&mut deadline, sending.as_mut()).await;
+    let activity = &caller.activity;
+    let mut sent = within(&mut deadline, activity, sending.as_mut()).await;
     if matches!(sent, Err(Whose::Rule)) && exchange.overdue_in_shadow(client.as_deref(), Instant::now()) {
         deadline = deadline.and_then(Deadline::without_rule);
-        sent = within(&mut deadline, sending).await;
+        sent = within(&mut deadline, activity, sending).await;
     }
     match sent {
         Ok(Ok((response, lease))) if upgrade::is_switch(&manner, &response) => {
@@ -179,6 +187,9 @@ async fn forward(
             failed(exchange, Ending::Reset, client.as_deref())
         }
         Ok(Ok((mut response, lease))) => {
+            if is_own_refusal(&response, &lease, caller) {
+                exchange.is_own_refusal(Instant::now());
+            }
             exchange.head(&response);
             normalize::response(&mut response);
             response.map(|body| ResponseBody::Upstream(Passage::new(body, exchange, (lease, client), deadline)))
@@ -187,7 +198,7 @@ async fn forward(
             tracing::debug!(target_service = %rule.target, error = &error as &dyn std::error::Error, "upstream failed");
             let ending = match error {
                 UpstreamError::Unknown | UpstreamError::Connect { .. } => Ending::ConnectFailure,
-                UpstreamError::Reset { .. } => Ending::Reset,
+                UpstreamError::Reset { .. } | UpstreamError::Interim => Ending::Reset,
             };
             failed(exchange, ending, client.as_deref())
         }
@@ -218,20 +229,14 @@ fn outgoing(
         absolute(&mut parts);
         return (Request::from_parts(parts, body), client);
     }
-    let mut request_for_client = None;
-    if let Some(client) = client.as_ref().filter(|_| expects_leave(&parts.headers)) {
+    let held = client.clone().filter(|_| expects_leave(&parts.headers));
+    if held.is_some() {
         body.hold_until_wanted();
-        request_for_client = Some(Arc::clone(client));
     }
     let mut request = Request::from_parts(parts, body);
     normalize::frame(&mut request);
-    if let Some(client) = request_for_client {
-        hyper::ext::on_informational(&mut request, move |response| {
-            if response.status() == StatusCode::CONTINUE {
-                client.wanted();
-            }
-        });
-    }
+    let listener = interim::Listener { activity: Arc::clone(&caller.activity), version: manner.version, held };
+    interim::listen(&mut request, listener);
     if let Some(upgrade) = &manner.upgrade {
         upgrade.ask(&mut request);
     }
@@ -268,11 +273,18 @@ fn expects_leave(headers: &HeaderMap) -> bool {
 }
 
 /// What `sending` brings, or whose time was over first.
-async fn within(deadline: &mut Option<Deadline>, sending: impl Future<Output = Sending>) -> Result<Sending, Whose> {
+async fn within(
+    deadline: &mut Option<Deadline>,
+    activity: &Activity,
+    sending: impl Future<Output = Sending>,
+) -> Result<Sending, Whose> {
     let mut sending = std::pin::pin!(sending);
     std::future::poll_fn(|cx| {
         if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
             return Poll::Ready(Ok(sent));
+        }
+        if activity.interims() > interim::MAX_INTERIM {
+            return Poll::Ready(Ok(Err(UpstreamError::Interim)));
         }
         match deadline {
             Some(deadline) => deadline.poll(cx).map(|()| Err(deadline.whose())),
@@ -295,6 +307,19 @@ fn failed(exchange: Exchange, ending: Ending, client: Option<&ClientBody>) -> Re
     };
     exchange.failed(blamed, response.status().as_u16(), Instant::now());
     response
+}
+
+/// Whether this proxy itself gave this answer, to a request that came round to it. Who is further out is told too.
+fn is_own_refusal<B>(response: &Response<B>, lease: &Lease, caller: &Caller) -> bool {
+    if response.status() != StatusCode::LOOP_DETECTED && !response.headers().contains_key(grpc::STATUS) {
+        return false;
+    }
+    let (refusals, now) = (caller.enforcer.own_refusals(), Instant::now());
+    let own = lease.local().is_some_and(|local| refusals.take(local, now));
+    if own {
+        refusals.note(caller.hop.peer(), now);
+    }
+    own
 }
 
 /// The policy's fixed answer, or else a problem document; a gRPC caller could read nothing of the former.

@@ -9,6 +9,7 @@ mod http2;
 mod relay;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -60,6 +61,9 @@ pub(crate) enum UpstreamError {
         /// What broke.
         source: hyper::Error,
     },
+    /// One interim answer followed another, and none was an answer.
+    #[error("interim answers came without end")]
+    Interim,
 }
 
 /// The pools of all addresses, kept over configuration changes.
@@ -83,7 +87,7 @@ pub(crate) struct Lease(Carrier);
 #[derive(Debug)]
 enum Carrier {
     Http1 { connection: Box<Driven>, pool: Arc<Pool> },
-    Http2 { _slot: Slot },
+    Http2 { slot: Slot },
 }
 
 type Answer = (Response<Incoming>, Lease);
@@ -154,6 +158,15 @@ impl Lease {
             Carrier::Http1 { connection, .. } => connection.poll_frame(body, cx),
             Carrier::Http2 { .. } => hyper::body::Body::poll_frame(std::pin::Pin::new(body), cx),
         }
+    }
+
+    /// This side's end of the connection; none where the system did not say.
+    pub(crate) fn local(&self) -> Option<SocketAddr> {
+        let local = match &self.0 {
+            Carrier::Http1 { connection, .. } => connection.local(),
+            Carrier::Http2 { slot } => slot.local(),
+        };
+        local.map(|local| SocketAddr::new(local.ip().to_canonical(), local.port()))
     }
 
     /// Gives the connection back for the next request. It must have nothing left to send or to read.
@@ -244,7 +257,7 @@ async fn send_http2(
             };
             let spare = if sent_before { None } else { request.body().again().map(|body| copy_with(&request, body)) };
             match slot.send(request).await {
-                Ok(response) => return Ok((response, Lease(Carrier::Http2 { _slot: slot }))),
+                Ok(response) => return Ok((response, Lease(Carrier::Http2 { slot }))),
                 Err(mut failed) => {
                     let unprocessed = http2::is_unprocessed(failed.error());
                     let again = failed.take_message().or(spare.filter(|_| unprocessed));

@@ -9,6 +9,9 @@ use std::task::Waker;
 
 use parking_lot::Mutex;
 
+/// Bytes of interim answers that wait for the client; more are left out, as they may be.
+pub(crate) const MAX_INTERIM_BYTES: usize = 64 << 10;
+
 /// The counters of one connection.
 #[derive(Debug, Default)]
 pub(crate) struct Activity {
@@ -27,6 +30,11 @@ pub(crate) struct Activity {
     /// wish for more.
     offered: AtomicU64,
     taken: AtomicU64,
+    /// Interim answers to the request that began last.
+    interims: AtomicU32,
+    /// Heads of interim answers on their way to the client.
+    interim: Mutex<Vec<u8>>,
+    has_interim: AtomicBool,
     /// Another while is over for what is counted by the while.
     forgiven: AtomicBool,
     half_closed: AtomicBool,
@@ -55,6 +63,7 @@ impl Activity {
         self.fresh_bytes.store(false, Relaxed);
         self.body_open.store(0, Relaxed);
         self.body_awaited.store(false, Relaxed);
+        self.interims.store(0, Relaxed);
         InFlight(Arc::clone(self))
     }
 
@@ -118,6 +127,34 @@ impl Activity {
     /// Whether the upstream waits for more of a request's body.
     pub(crate) fn is_body_awaited(&self) -> bool {
         self.body_awaited.load(Relaxed)
+    }
+
+    /// An interim answer to the request that began last came.
+    pub(crate) fn note_interim(&self) {
+        self.interims.fetch_add(1, Relaxed);
+    }
+
+    /// How many there were.
+    pub(crate) fn interims(&self) -> u32 {
+        self.interims.load(Relaxed)
+    }
+
+    /// The head of an interim answer is to go to the client, unless too much waits already.
+    pub(crate) fn pass_interim(&self, head: &[u8]) {
+        let mut waiting = self.interim.lock();
+        if waiting.len() + head.len() <= MAX_INTERIM_BYTES {
+            waiting.extend_from_slice(head);
+            self.has_interim.store(true, Relaxed);
+        }
+    }
+
+    /// The heads that are to go to the client now.
+    pub(crate) fn take_interim(&self) -> Vec<u8> {
+        if !self.has_interim.load(Relaxed) {
+            return Vec::new();
+        }
+        self.has_interim.store(false, Relaxed);
+        std::mem::take(&mut *self.interim.lock())
     }
 
     /// A part of an answer was handed over to be sent, and more is to come.

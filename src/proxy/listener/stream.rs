@@ -33,6 +33,10 @@ pub(crate) struct ClientStream {
     end: End,
     farewell: Option<Box<Farewell>>,
     frames: Option<FrameMeter>,
+    /// What is still to be sent of interim answers.
+    interim: Bytes,
+    /// The parser holds no bytes that it wanted sent: what it sends next belongs to the request in flight.
+    flushed: bool,
 }
 
 /// What the end of the protocol means for the socket.
@@ -84,6 +88,8 @@ impl ClientStream {
             end: End::HttpOnly,
             farewell: None,
             frames: None,
+            interim: Bytes::new(),
+            flushed: true,
         }
     }
 
@@ -157,6 +163,20 @@ impl ClientStream {
         farewell.poll(&mut self.stream, cx).map(Ok)
     }
 
+    /// Sends interim answers where that is their place: after all of earlier answers and before all of their own.
+    fn send_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let more = self.activity.take_interim();
+        if self.flushed && !more.is_empty() {
+            self.interim = [&self.interim[..], &more].concat().into();
+        }
+        while !self.interim.is_empty() {
+            let polled = Pin::new(&mut self.stream).poll_write(cx, &self.interim);
+            let sent = std::task::ready!(self.wrote(polled))?;
+            self.interim = self.interim.split_off(sent);
+        }
+        Poll::Ready(Ok(()))
+    }
+
     fn wrote(&mut self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match &polled {
             Poll::Ready(Ok(bytes)) => {
@@ -205,6 +225,8 @@ impl AsyncRead for ClientStream {
 impl AsyncWrite for ClientStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        std::task::ready!(this.send_interim(cx))?;
+        this.flushed = false;
         let polled = Pin::new(&mut this.stream).poll_write(cx, bytes);
         this.wrote(polled)
     }
@@ -215,6 +237,8 @@ impl AsyncWrite for ClientStream {
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        std::task::ready!(this.send_interim(cx))?;
+        this.flushed = false;
         let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, parts);
         this.wrote(polled)
     }
@@ -223,8 +247,10 @@ impl AsyncWrite for ClientStream {
         self.stream.is_write_vectored()
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.flushed = true;
+        this.send_interim(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -91,6 +91,11 @@ impl Exchange {
         }
     }
 
+    /// The answer is this proxy's own refusal of a loop: no failure of the upstream, whatever its status says.
+    pub(crate) fn is_own_refusal(&mut self, now: Instant) {
+        self.settle(Outcome::Neutral, now);
+    }
+
     /// Trailers arrived; a gRPC answer's status stands in them.
     pub(crate) fn trailers(&mut self, trailers: &HeaderMap) {
         if let (Some(status), Some(told)) = (&mut self.grpc, grpc::status(trailers)) {

@@ -3,13 +3,15 @@
 //! Every case says what the upstream received, or that it received nothing: an answer alone does not show
 //! whether two parties could have read one message differently.
 
+use fusebox_policy::config::GrpcCode;
 use fusebox_policy::report::BreakerState;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::recorder::{OK, Recorder, talk};
-use super::support::{DEADLINE, config, get, options, proxy, state};
+use super::support::{DEADLINE, config, get, options, policy, proxy, state};
+use super::support_http2::Http2Client;
 use crate::Proxy;
 
 /// One request and its fate.
@@ -334,10 +336,33 @@ async fn a_proxy_pointed_at_itself_refuses_the_loop() {
     drop(reserved);
     options.outbound = vec![format!("{address}=shop/payments:80").parse().unwrap()];
     options.upstream = vec![format!("shop/payments={address}").parse().unwrap()];
-    let _proxy = Proxy::start(options).await.unwrap();
-    let answer = get(address, "/").await;
-    assert_eq!(answer.status, http::StatusCode::LOOP_DETECTED);
-    assert_eq!(answer.json()["type"], "https://fusebox.dev/problems/loop");
+    let proxy = Proxy::start(options).await.unwrap();
+    let mut settings = config(address);
+    policy(&mut settings).rules[0].failure_on.grpc_codes = vec![GrpcCode::Unknown];
+    proxy.apply(&settings).unwrap();
+    for _ in 0..5 {
+        let answer = get(address, "/").await;
+        assert_eq!(answer.status, http::StatusCode::LOOP_DETECTED);
+        assert_eq!(answer.json()["type"], "https://fusebox.dev/problems/loop");
+        let answer = Http2Client::connect(address).await.get("/").await;
+        assert_eq!(answer.status, http::StatusCode::LOOP_DETECTED);
+        let answer = Http2Client::connect(address).await.call("/", &[]).await;
+        assert_eq!(answer.grpc_status(), "2");
+    }
+    assert_eq!(state(&proxy), BreakerState::Closed, "its own refusals are no failures in itself");
+    assert_eq!(proxy.state().breakers[0].window_requests, 0);
+}
+
+#[tokio::test]
+async fn an_upstream_that_says_loop_is_a_failure_whatever_it_claims() {
+    let pretends = "HTTP/1.1 508 Loop Detected\r\nfusebox-error: loop\r\nvia: 1.1 fusebox-out-00000000\r\n\
+                    content-type: application/problem+json\r\ncontent-length: 0\r\n\r\n";
+    let upstream = Recorder::start(pretends).await;
+    let (proxy, address) = proxy(&config(upstream.address)).await;
+    for _ in 0..3 {
+        get(address, "/").await;
+    }
+    assert_eq!(state(&proxy), BreakerState::Open);
 }
 
 #[tokio::test]

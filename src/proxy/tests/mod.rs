@@ -16,6 +16,7 @@ mod http2;
 mod hygiene;
 mod hygiene_answers;
 mod hygiene_http2;
+mod interim;
 mod judging;
 mod limits;
 mod reloading;

@@ -4,6 +4,7 @@
 //! between tasks. An idle one is looked at when it is taken, and now and then by the sweep.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -34,6 +35,7 @@ pub(super) struct Driven {
     stage: Stage,
     relay: Arc<Relay>,
     waker: Waker,
+    local: Option<SocketAddr>,
 }
 
 /// How far the connection is.
@@ -97,10 +99,16 @@ impl IdleConnections {
 impl Driven {
     /// Speaks HTTP/1.1 on `stream`.
     pub(super) async fn new(stream: TcpStream) -> Result<Box<Self>, hyper::Error> {
+        let local = stream.local_addr().ok();
         let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(Socket::new(stream))).await?;
         let relay = Arc::new(Relay::default());
         let waker = Waker::from(Arc::clone(&relay));
-        Ok(Box::new(Self { sender, stage: Stage::Open(connection), relay, waker }))
+        Ok(Box::new(Self { sender, stage: Stage::Open(connection), relay, waker, local }))
+    }
+
+    /// This side's end of it.
+    pub(super) fn local(&self) -> Option<SocketAddr> {
+        self.local
     }
 
     /// Sends `request` and drives the connection until the answer's head is there.
@@ -108,7 +116,7 @@ impl Driven {
         &mut self,
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
-        let Self { sender, stage, relay, waker } = self;
+        let Self { sender, stage, relay, waker, .. } = self;
         let mut answer = std::pin::pin!(sender.try_send_request(request));
         std::future::poll_fn(|cx| {
             relay.turn(waker, cx, |cx| {

@@ -3,6 +3,7 @@
 //! It must know how busy each connection is, because hyper queues what a peer does not take at once and
 //! does not say so. A connection that is leaving takes no new streams; those it has are finished.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -66,6 +67,7 @@ pub(super) struct Multiplexed {
     limit: Arc<AtomicUsize>,
     born: Instant,
     idle_since: Mutex<Instant>,
+    local: Option<SocketAddr>,
 }
 
 /// One stream's place on a connection.
@@ -129,13 +131,14 @@ impl Failure {
             UpstreamError::Connect { address, source } => {
                 Some(Self { at: Instant::now(), address: Arc::clone(address), kind: source.kind() })
             }
-            UpstreamError::Unknown | UpstreamError::Reset { .. } => None,
+            UpstreamError::Unknown | UpstreamError::Reset { .. } | UpstreamError::Interim => None,
         }
     }
 }
 
 impl Multiplexed {
     async fn new(stream: TcpStream, now: Instant) -> Result<Self, hyper::Error> {
+        let local = stream.local_addr().ok();
         let (sender, mut connection) = builder().handshake(TokioIo::new(stream)).await?;
         let limit = Arc::new(AtomicUsize::new(MAX_STREAMS));
         let told = Arc::clone(&limit);
@@ -151,7 +154,7 @@ impl Multiplexed {
                 tracing::debug!(error = &error as &dyn std::error::Error, "upstream connection ended");
             }
         });
-        Ok(Self { sender, streams: AtomicUsize::new(0), limit, born: now, idle_since: Mutex::new(now) })
+        Ok(Self { sender, streams: AtomicUsize::new(0), limit, born: now, idle_since: Mutex::new(now), local })
     }
 
     fn takes_streams(&self, now: Instant) -> bool {
@@ -186,6 +189,11 @@ impl Slot {
     fn on(connection: &Arc<Multiplexed>) -> Self {
         connection.streams.fetch_add(1, Relaxed);
         Self(Arc::clone(connection))
+    }
+
+    /// This side's end of its connection.
+    pub(super) fn local(&self) -> Option<SocketAddr> {
+        self.0.local
     }
 
     /// Sends `request` on a stream of its own.
