@@ -79,7 +79,8 @@ async fn run(seconds: &str) -> Result<()> {
     let period = Duration::from_secs(seconds.max(4));
     let pinned = pin_to(CORES[1]);
     let upstream = FlakyUpstream::start().await?;
-    let Standalone { proxy, listener } = Standalone::start_on(&upstream, pinned.then_some(CORES[0])).await?;
+    let Standalone { proxy, listener } =
+        Standalone::start_before(upstream.address(), pinned.then_some(CORES[0])).await?;
     println!("{}\n", if pinned { "The proxy has core 0 to itself." } else { "Nothing is pinned to a core." });
     let scene = Scene { address: listener.address(), proxy: proxy.pid(), begun: Instant::now() };
 

@@ -2,6 +2,7 @@
 //!
 //! It must not send anything: what it is for, the bytes of protocols, is its users' to say.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::Result;
@@ -25,14 +26,14 @@ impl Standalone {
     /// # Errors
     /// When it does not start or get ready in time.
     pub async fn start(upstream: &FlakyUpstream) -> Result<Self> {
-        Self::start_on(upstream, None).await
+        Self::start_before(upstream.address(), None).await
     }
 
-    /// The same, on `core` alone where one is named.
+    /// The same before any server at `upstream`, on `core` alone where one is named.
     ///
     /// # Errors
     /// When it does not start or get ready in time.
-    pub async fn start_on(upstream: &FlakyUpstream, core: Option<&str>) -> Result<Self> {
+    pub async fn start_before(upstream: SocketAddr, core: Option<&str>) -> Result<Self> {
         let (listener, admin) = (Port::reserve()?, Port::reserve()?);
         let builder = match core {
             None => ProcessBuilder::binary("fusebox-proxy")?,
@@ -42,7 +43,7 @@ impl Standalone {
         };
         let mut proxy = builder
             .arg(format!("--outbound={}=shop/payments:80", listener.address()))
-            .arg(format!("--upstream=shop/payments={}", upstream.address()))
+            .arg(format!("--upstream=shop/payments={upstream}"))
             .arg(format!("--admin={}", admin.address()))
             .start()?;
         proxy.wait_for_http(admin.address(), "/health/ready", PATIENCE).await?;

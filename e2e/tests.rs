@@ -8,6 +8,8 @@ mod chart;
 mod chart_installed;
 #[path = "tests/endpoints.rs"]
 mod endpoints;
+#[path = "tests/grpc.rs"]
+mod grpc;
 #[path = "tests/h2spec.rs"]
 mod h2spec;
 #[path = "tests/hostile.rs"]

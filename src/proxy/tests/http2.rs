@@ -1,5 +1,8 @@
 //! HTTP/2 by prior knowledge on both sides: detection, pooling, leaving.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use fusebox_policy::report::BreakerState;
 use http::StatusCode;
 
@@ -127,4 +130,60 @@ async fn a_burst_of_first_requests_makes_one_connection() {
     let answers = futures::future::join_all((0..50).map(|_| client.get("/"))).await;
     assert!(answers.iter().all(|answer| answer.status == StatusCode::OK));
     assert_eq!((upstream.requests(), upstream.connections()), (50, 1));
+}
+
+/// A server that refuses each stream without a look at it, the first `refusals` times, then echoes its body; and how many came.
+async fn refusing_server(refusals: usize) -> (std::net::SocketAddr, Arc<AtomicUsize>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let streams = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&streams);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let seen = Arc::clone(&seen);
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    if seen.fetch_add(1, Ordering::SeqCst) < refusals {
+                        respond.send_reset(h2::Reason::REFUSED_STREAM);
+                        continue;
+                    }
+                    tokio::spawn(async move {
+                        let mut body = request.into_body();
+                        let mut answer = respond.send_response(http::Response::new(()), false).unwrap();
+                        while let Some(Ok(data)) = body.data().await {
+                            body.flow_control().release_capacity(data.len()).unwrap();
+                            answer.send_data(data, false).unwrap();
+                        }
+                        answer.send_data(bytes::Bytes::new(), true).unwrap();
+                    });
+                }
+            });
+        }
+    });
+    (address, streams)
+}
+
+#[tokio::test]
+async fn a_stream_that_was_refused_unseen_goes_out_once_more_with_its_whole_body() {
+    let (upstream, streams) = refusing_server(1).await;
+    let (proxy, address) = proxy(&config(upstream)).await;
+    let client = Http2Client::connect(address).await;
+    let answer = client.call("/", &[]).await;
+    assert_eq!((answer.status, &answer.body), (StatusCode::OK, &super::support_http2::framed(b"hello")));
+    assert_eq!(streams.load(Ordering::SeqCst), 2);
+    assert_eq!(state(&proxy), BreakerState::Closed);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_refused_again_is_a_reset_and_not_sent_a_third_time() {
+    let (upstream, streams) = refusing_server(usize::MAX).await;
+    let (proxy, address) = proxy(&config(upstream)).await;
+    let client = Http2Client::connect(address).await;
+    for round in 1..=3 {
+        let answer = client.get("/").await;
+        assert_eq!((answer.status, answer.header("fusebox-error")), (StatusCode::BAD_GATEWAY, "reset"));
+        assert_eq!(streams.load(Ordering::SeqCst), 2 * round);
+    }
+    assert_eq!(state(&proxy), BreakerState::Open, "each request counts once");
 }
