@@ -14,12 +14,13 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Request, Version};
 
-use self::line::Line;
+use self::line::{HEX, Line};
 use self::outlet::Outlet;
 use crate::parse::ArgumentError;
 
@@ -95,8 +96,11 @@ pub(crate) struct Origin {
 
 thread_local! {
     static SPARES: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
-    static COUNT: Cell<u64> = const { Cell::new(0) };
+    /// Numbers of this thread's requests; no two threads have one in common.
+    static COUNT: Cell<u64> = Cell::new(THREADS.fetch_add(1, Relaxed) << 48);
 }
+
+static THREADS: AtomicU64 = AtomicU64::new(0);
 
 impl AccessLog {
     /// Begins to carry lines to `destination`; none when nothing is to be logged.
@@ -118,7 +122,7 @@ impl AccessLog {
     /// Begins the line of a request, which has an identifier from here on; none where this one is not logged.
     pub(crate) fn begin<B>(&self, request: &mut Request<B>, origin: Origin) -> Option<Entry> {
         let number = COUNT.with(|count| count.replace(count.get().wrapping_add(1)));
-        let random = self.ids.hash_one((number, std::thread::current().id()));
+        let random = self.ids.hash_one(number);
         identify(request, random, || self.ids.hash_one((random, number)));
         if let AccessLogMode::Sampled(percent) = self.mode
             && (random % 1_000_000) as f64 >= percent * 10_000.0
@@ -195,8 +199,14 @@ fn identify<B>(request: &mut Request<B>, high: u64, low: impl Fn() -> u64) {
     if given.next().is_some_and(sane) && given.next().is_none() {
         return;
     }
+    let low = low();
+    let mut digits = [0; 32];
+    for (digit, shift) in digits.iter_mut().zip((0..u128::BITS).step_by(4).rev()) {
+        let id = (u128::from(high) << 64) | u128::from(low);
+        *digit = HEX[(id >> shift) as usize & 15];
+    }
     // Hexadecimal digits are always a header's value.
-    if let Ok(id) = HeaderValue::try_from(format!("{high:016x}{:016x}", low())) {
+    if let Ok(id) = HeaderValue::from_bytes(&digits) {
         request.headers_mut().insert(REQUEST_ID, id);
     }
 }
