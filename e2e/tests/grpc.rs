@@ -173,11 +173,11 @@ async fn unary_calls_keep_messages_metadata_and_statuses() -> Result<()> {
     let mut request = Request::new("you".to_owned());
     request.metadata_mut().insert("x-kept", "1".parse()?);
     let answer = scene.unary(request).await??;
-    assert_eq!(answer.metadata().get("x-kept").map(|value| value.as_bytes()), Some(&b"1"[..]));
+    assert_eq!(answer.metadata().get("x-kept").map(MetadataValue::as_bytes), Some(&b"1"[..]));
     assert_eq!(answer.into_inner(), "hello you");
     let status = scene.unary(Request::new("nobody".to_owned())).await?.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::NotFound, "100 % nobody: für"));
-    assert_eq!(status.metadata().get("x-why").map(|value| value.as_bytes()), Some(&b"tested"[..]));
+    assert_eq!(status.metadata().get("x-why").map(MetadataValue::as_bytes), Some(&b"tested"[..]));
     let large = "x".repeat(3 << 20);
     assert_eq!(scene.unary(Request::new(large.clone())).await??.into_inner(), format!("hello {large}"));
     Ok(())
