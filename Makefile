@@ -106,6 +106,51 @@ test: ## Every test of the workspace, on real parts
 	$(DEBUG)/fusebox-testkit fetch
 	$(CARGO) test --locked --workspace
 
+# The cluster for tests on pods: the one that KUBECONFIG names, else kind where Docker's daemon answers, else this machine.
+E2E_CLUSTER ?= $(if $(KUBECONFIG),given,$(if $(shell docker version --format '{{.Server.Version}}' 2>/dev/null),kind,node))
+E2E_KUBECONFIG = $(or $(KUBECONFIG),$(if $(filter kind,$(E2E_CLUSTER)),$(KIND_KUBECONFIG),$$($(DEBUG)/fusebox-testkit node kubeconfig)))
+ARCHIVES = $(CACHE)/images/fusebox-operator-$(TAG).tar $(CACHE)/images/fusebox-proxy-$(TAG).tar
+
+.PHONY: e2e
+e2e: images e2e-cluster-$(E2E_CLUSTER) ## Tests on real pods, with Fusebox installed by its chart; FUSEBOX_E2E_KEEP=1 keeps namespaces, ARGS picks tests
+	$(CARGO) test --locked --workspace --test pods --no-run
+	export KUBECONFIG="$(E2E_KUBECONFIG)"; \
+	$(DEBUG)/fusebox-testkit helm upgrade --install fusebox charts/fusebox --namespace fusebox-system --create-namespace \
+	  --set-string image.tag=$(TAG),proxy.image.tag=$(TAG),podAnnotations.run="$$(date +%s)" --wait --timeout 3m; \
+	$(CARGO) test --locked --workspace --test pods -- --ignored --test-threads=1 $(ARGS)
+
+# Its nodes must find the images by themselves: fusebox/operator, fusebox/proxy and those of `fusebox-testkit test-images`.
+.PHONY: e2e-cluster-given
+e2e-cluster-given:
+	@echo "e2e: on the cluster of $(KUBECONFIG)"
+
+.PHONY: e2e-cluster-kind
+e2e-cluster-kind: kind-up
+	for archive in $(ARCHIVES) $$($(DEBUG)/fusebox-testkit test-images); do \
+	  $(KIND) load image-archive "$$archive" --name $(KIND_CLUSTER); \
+	done
+
+.PHONY: e2e-cluster-node
+e2e-cluster-node: node-up
+	$(DEBUG)/fusebox-testkit node import $(ARCHIVES) $$($(DEBUG)/fusebox-testkit test-images)
+
+KIND_CLUSTER := fusebox
+KIND_KUBECONFIG := $(CACHE)/kind.kubeconfig
+KIND := $(or $(shell command -v kind),$(CACHE)/tools/bin/kind)
+
+$(CACHE)/tools/bin/kind:
+	@echo "building kind once into $(CACHE)/tools"
+	GOBIN=$(CACHE)/tools/bin go install sigs.k8s.io/kind@v0.32.0
+
+.PHONY: kind-up
+kind-up: $(KIND) ## A kind cluster for `make e2e`, with config/kind/cluster.yaml (Docker)
+	$(KIND) get clusters 2>/dev/null | grep -qx $(KIND_CLUSTER) || \
+	  $(KIND) create cluster --config config/kind/cluster.yaml --kubeconfig $(KIND_KUBECONFIG) --wait 2m
+
+.PHONY: kind-down
+kind-down: $(KIND) ## End what `make kind-up` started
+	$(KIND) delete cluster --name $(KIND_CLUSTER) --kubeconfig $(KIND_KUBECONFIG)
+
 # A build of its own: with --cfg loom every atomic and lock of the breaker is loom's.
 .PHONY: loom
 loom: export CARGO_TARGET_DIR := $(CARGO_TARGET_DIR)/loom

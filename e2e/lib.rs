@@ -8,6 +8,7 @@ pub mod fleet;
 pub mod operator;
 pub mod scene;
 pub mod sidecar;
+pub mod stage;
 pub mod standalone;
 
 pub use fleet::Fleet;

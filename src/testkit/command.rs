@@ -32,6 +32,8 @@ enum Tool {
     /// A real node on this machine: the control plane, and containerd with all that pods need. Needs root.
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Make the images of the tests on real pods, and print the paths of their archives.
+    TestImages,
     /// Get all that the tests start: the control plane, the Prometheus CRDs and promtool. Prints where they are.
     Fetch,
     /// Pack the operator and the proxy into images, and give them to Docker if its daemon answers.
@@ -111,6 +113,7 @@ pub async fn run() -> Result<()> {
     match Arguments::parse().tool {
         Tool::Cluster(command) => run_cluster(command).await,
         Tool::Node(command) => run_node(command).await,
+        Tool::TestImages => tokio::task::spawn_blocking(test_images).await?,
         Tool::Fetch => tokio::task::spawn_blocking(fetch).await?,
         Tool::Pack(arguments) => tokio::task::spawn_blocking(move || pack(&arguments)).await?,
         Tool::Helm { arguments } => {
@@ -118,6 +121,13 @@ pub async fn run() -> Result<()> {
             Err(Command::new(program).args(arguments).exec().into())
         }
     }
+}
+
+fn test_images() -> Result<()> {
+    for image in images::of_tests()? {
+        println!("{}", image.archive.display());
+    }
+    Ok(())
 }
 
 fn fetch() -> Result<()> {
@@ -210,7 +220,7 @@ async fn run_node(command: NodeCommand) -> Result<()> {
             node_is_up(&node).await?;
             become_kubectl(&node.kubeconfig_path(), &arguments).await?;
         }
-        NodeCommand::Import { archives } => tokio::task::spawn_blocking(move || import(&node, archives)).await??,
+        NodeCommand::Import { archives } => tokio::task::spawn_blocking(move || import(&node, &archives)).await??,
     }
     Ok(())
 }
@@ -222,9 +232,9 @@ async fn node_is_up(node: &StandingNode) -> Result<()> {
     Ok(())
 }
 
-fn import(node: &StandingNode, archives: Vec<PathBuf>) -> Result<()> {
+fn import(node: &StandingNode, archives: &[PathBuf]) -> Result<()> {
     if !archives.is_empty() {
-        return node.import(&archives);
+        return node.import(archives);
     }
     for image in images::of_tests()? {
         node.import(std::slice::from_ref(&image.archive))?;

@@ -1,0 +1,7 @@
+//! Tests on real pods: one file for each subject, on the cluster that KUBECONFIG names, with Fusebox installed by its chart.
+//!
+//! `make e2e` brings cluster, images and chart and runs these; `cargo test` alone leaves them out. Programs in the pods are
+//! curl, nginx and gRPC's own, as they are published: what is to be shown is that an application needs no change.
+
+#[path = "pods/plain.rs"]
+mod plain;
