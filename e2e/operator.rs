@@ -55,6 +55,7 @@ impl OperatorProcess {
             ("--identity", identity),
             ("--control-listen", &control.address().to_string()),
             ("--admin-listen", &admin.address().to_string()),
+            ("--webhook-listen", "127.0.0.1:0"),
             ("--advertise", &control.address().to_string()),
             ("--san", "127.0.0.1"),
             ("--lease-duration", duration),

@@ -4,16 +4,24 @@
 //! YAML), because a check that is laxer than the cluster is worth nothing, and a stricter one lies.
 
 pub mod cases;
+mod doubts;
 mod fields;
 mod resource;
 mod schema;
 
 use std::fmt;
 
+use serde_json::Value;
+
 use crate::yaml::{self, Node, Place, Step};
+
+pub use doubts::doubts;
 
 /// At most this many findings of one document are told.
 pub const MAX_FINDINGS: usize = 64;
+
+/// What is said of a field that the schema does not have.
+const UNKNOWN_FIELD: &str = "unknown field";
 
 /// Something that is wrong, or may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +98,18 @@ pub fn check(files: &[File<'_>]) -> Vec<Finding> {
     files.iter().flat_map(check_file).collect()
 }
 
+/// Checks one object as the API server has it, defaults filled in or not. Findings have no file and no place.
+#[must_use]
+pub fn check_object(object: &Value) -> Vec<Finding> {
+    let mut object = object.clone();
+    if let Some(fields) = object.as_object_mut() {
+        // Written by the API server and the operator alone.
+        fields.remove("status");
+    }
+    let found = resource::check(&object).into_iter().take(MAX_FINDINGS);
+    found.map(|found| found.told("", Place { line: 0, column: 0 })).collect()
+}
+
 fn check_file(file: &File<'_>) -> Vec<Finding> {
     match yaml::read(file.text) {
         Ok(documents) => documents.iter().flat_map(|document| check_document(file, document)).collect(),
@@ -107,26 +127,38 @@ fn check_file(file: &File<'_>) -> Vec<Finding> {
 
 fn check_document(file: &File<'_>, document: &Node) -> Vec<Finding> {
     let mut found = fields::words(document);
-    found.extend(resource::check(document));
+    found.extend(resource::check(&document.to_value()));
     found.truncate(MAX_FINDINGS);
-    let place = |found: &Found| document.place_of(&found.path.steps());
-    found
-        .into_iter()
-        .map(|found| Finding {
-            severity: found.severity,
-            layer: found.layer,
-            file: file.name.to_owned(),
-            place: place(&found),
-            field: found.path.to_string(),
-            message: found.message,
-            fix: found.fix,
-        })
-        .collect()
+    let told = |found: Found| {
+        let place = document.place_of(&found.path.steps());
+        found.told(file.name, place)
+    };
+    found.into_iter().map(told).collect()
+}
+
+impl Finding {
+    /// Whether it is about a field that this build does not know, which a newer API may.
+    #[must_use]
+    pub fn is_unknown_field(&self) -> bool {
+        self.layer == Layer::Schema && self.message == UNKNOWN_FIELD
+    }
 }
 
 impl Found {
     pub(crate) fn new(layer: Layer, path: Path, message: impl Into<String>) -> Self {
         Self { severity: Severity::Error, layer, path, message: message.into(), fix: String::new() }
+    }
+
+    fn told(self, file: &str, place: Place) -> Finding {
+        Finding {
+            severity: self.severity,
+            layer: self.layer,
+            file: file.to_owned(),
+            place,
+            field: self.path.to_string(),
+            message: self.message,
+            fix: self.fix,
+        }
     }
 
     pub(crate) fn into_warning(mut self) -> Self {

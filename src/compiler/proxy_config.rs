@@ -3,24 +3,26 @@
 //! It must hold no decision of its own: who enforces what is `attachment`'s, and what a breaker is
 //! `breaker_config`'s, so that a configuration can always be explained by one of the two.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fusebox_api::common::Mode as ApiMode;
-use fusebox_policy::config::{self, CircuitBreaker, InboundRoute, OutboundRoute, ProxyConfig, WorkloadId};
+use fusebox_policy::config::{self, CircuitBreaker, InboundRoute, OutboundRoute, ProxyConfig, ServiceId, WorkloadId};
 use sha2::{Digest, Sha256};
 
 use crate::attachment::{Attachments, Claim, Direction, Judged, version};
 use crate::breaker_config;
 use crate::plan::{ForceVerdict, WorkloadPlan};
-use crate::snapshot::{Service, ServiceKind};
+use crate::snapshot::{Interception, Service, ServiceKind};
 
 /// Room for the workload's name in a ConfigMap's name of at most 253 characters.
 const MAX_NAME_PART: usize = 200;
 
 /// The configuration of every workload with sidecars.
 pub(crate) fn workloads(attachments: &Attachments<'_>) -> BTreeMap<WorkloadId, WorkloadPlan> {
+    let services = attachments.snapshot.services.iter().map(|service| (&service.id, service)).collect();
     let plan = |id: &WorkloadId| {
-        let config = config_of(attachments, id);
+        let mut config = config_of(attachments, id);
+        add_led(&mut config, attachments, &services);
         let revision = config.revision();
         (id.clone(), WorkloadPlan { config, revision, config_map_name: config_map_name(id) })
     };
@@ -68,6 +70,30 @@ fn config_of(attachments: &Attachments<'_>, workload: &WorkloadId) -> ProxyConfi
     config.policies.sort();
     config.policies.dedup();
     config
+}
+
+/// Routes without a breaker for Service ports that pods' host aliases lead to the sidecar and that have no policy (any more):
+/// aliases last as long as their pod, and nobody else would know where to.
+fn add_led(config: &mut ProxyConfig, attachments: &Attachments<'_>, services: &BTreeMap<&ServiceId, &Service>) {
+    let known: BTreeSet<(ServiceId, u16)> = config.outbound.iter().map(|it| (it.service.clone(), it.port)).collect();
+    let pods = attachments.fleet.pods_of(&config.workload).filter_map(|pod| match &pod.injection.interception {
+        Interception::Explicit { outbound } => Some(outbound),
+        Interception::Unknown | Interception::Impossible | Interception::Transparent => None,
+    });
+    let led: BTreeSet<&(ServiceId, u16)> = pods.flatten().filter(|place| !known.contains(place)).collect();
+    for (id, number) in led {
+        let Some(service) = services.get(id) else { continue };
+        let Some(port) = service.ports.iter().find(|port| port.port == *number) else { continue };
+        config.outbound.push(OutboundRoute {
+            service: id.clone(),
+            port: *number,
+            port_name: port.name.clone(),
+            protocol: port.spoken,
+            addresses: addresses(service, *number),
+            circuit_breaker: None,
+        });
+    }
+    config.outbound.sort_by(|left, right| (&left.service, left.port).cmp(&(&right.service, right.port)));
 }
 
 /// The breaker at a place; none for a policy that is disabled, which keeps its place and does nothing.

@@ -4,6 +4,7 @@
 //! crate makes it so.
 
 pub mod admin;
+pub mod admission;
 pub mod api_calls;
 pub mod apply;
 pub mod backoff;

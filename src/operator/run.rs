@@ -3,10 +3,12 @@
 //! Starting never waits for anything that can be absent for long: without CRDs, peers or a collector
 //! the operator runs, says what is missing, and goes on as soon as it is there.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use fusebox_compiler::injection::InjectionOptions;
 use fusebox_compiler::monitoring::MonitoringOptions;
 use fusebox_compiler::snapshot::{self, Prometheus};
 use kube::Config;
@@ -16,9 +18,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin;
+use crate::admission::{self, Admission, AdmissionMetrics};
 use crate::api_calls::{CallBudget, Clients};
 use crate::apply::{Applier, MonitoringResults, OutputKind};
-use crate::certificates::{Certificates, Names, Publisher, Target, Tls, TlsSource, Trust};
+use crate::certificates::{Certificates, Names, Publisher, Purpose, Target, Tls, TlsSource, Trust};
 use crate::control::{
     ConfigSource, Control, ControlMetrics, EndpointDirectory, PodDirectory, ReportBook, Seats, serve,
 };
@@ -52,6 +55,8 @@ pub struct Operator {
     clients: Clients,
     admin: TcpListener,
     control: TcpListener,
+    webhook: TcpListener,
+    admission: Admission,
     shared: Shared,
 }
 
@@ -73,6 +78,7 @@ struct Shared {
     statuses: Touched<fusebox_policy::config::PolicyId>,
     monitoring: MonitoringResults,
     trust: Trust,
+    published: watch::Sender<Option<Arc<Compiled>>>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -107,6 +113,7 @@ impl Operator {
             Clients::new(&config, &budget, &leadership).context("the cluster's configuration can't be used")?;
         let admin = listen(settings.admin_listen, "--admin-listen").await?;
         let control = listen(settings.control_listen, "--control-listen").await?;
+        let webhook = listen(settings.webhook_listen, "--webhook-listen").await?;
         let shared = Shared {
             control_metrics: ControlMetrics::register(&metrics.registry)?,
             leadership,
@@ -123,10 +130,18 @@ impl Operator {
             statuses: Touched::default(),
             monitoring: MonitoringResults::default(),
             trust: Trust::new(settings.schedule()?.fresh_for()),
+            published: watch::Sender::new(None),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         };
-        Ok(Self { settings, timing, config, clients, admin, control, shared })
+        let admission = Admission {
+            options: injection_options(settings.injection_config.as_deref())?.map(Arc::new),
+            stores: shared.stores.clone(),
+            published: shared.published.subscribe(),
+            inputs: shared.inputs.clone(),
+            metrics: AdmissionMetrics::register(&shared.metrics.registry)?,
+        };
+        Ok(Self { settings, timing, config, clients, admin, control, webhook, admission, shared })
     }
 
     /// Where the admin port listens.
@@ -145,12 +160,26 @@ impl Operator {
         self.control.local_addr()
     }
 
+    /// The webhooks, for tests that serve them with certificates of their own.
+    #[cfg(test)]
+    pub(crate) fn admission(&self) -> Admission {
+        self.admission.clone()
+    }
+
+    /// Where the webhook port listens.
+    ///
+    /// # Errors
+    /// When the system can't tell.
+    pub fn webhook_address(&self) -> std::io::Result<std::net::SocketAddr> {
+        self.webhook.local_addr()
+    }
+
     /// Runs until `shutdown`, then gives the lease back, ends streams and returns within a few seconds.
     ///
     /// # Errors
     /// When a client for the lease can't be made.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self { settings, timing, config, clients, admin, control, shared } = self;
+        let Self { settings, timing, config, clients, admin, control, webhook, admission, shared } = self;
         let stop = shared.stop.clone();
         let address =
             settings.advertise.clone().map_or_else(|| control.local_addr().map(|address| address.to_string()), Ok)?;
@@ -169,6 +198,7 @@ impl Operator {
         };
         let lease_client = lease::client(config, &timing)?;
         shared.spawn(lease::run(lease_client, candidate, shared.leadership.clone(), stop.clone()));
+        shared.spawn(Shared::serve_webhooks(tls.clone(), webhook, admission, stop.clone()));
         shared.spawn(shared.clone().serve_control(tls, clients.clone(), control, identity.clone()));
         shared.spawn(shared.clone().reconcile(settings, clients, around, identity));
         shutdown.cancelled().await;
@@ -246,6 +276,15 @@ impl Shared {
         Ok(tls)
     }
 
+    /// Webhooks need a certificate and nothing else: what they don't know yet, they say.
+    async fn serve_webhooks(mut tls: TlsSource, listener: TcpListener, admission: Admission, stop: CancellationToken) {
+        let Some(Some(tls)) = stop.run_until_cancelled(tls.ready()).await else {
+            return;
+        };
+        let config = move || tls.server_config(Purpose::Webhook).ok();
+        admission::serve(listener, config, admission, stop).await;
+    }
+
     async fn serve_control(self, mut tls: TlsSource, clients: Clients, listener: TcpListener, identity: String) {
         let Some(Some(tls)) = self.stop.run_until_cancelled(tls.ready()).await else {
             return;
@@ -288,7 +327,7 @@ impl Shared {
             return;
         };
         self.health.set(Component::Stores, Status::healthy());
-        let (published_sender, published) = watch::channel(None);
+        let (published_sender, published) = (self.published.clone(), self.published.subscribe());
         self.publish_bundles(&settings, &clients, &published);
         self.start_writers(&clients, &synced, &published, identity);
         let reconciler = Reconciler {
@@ -365,6 +404,14 @@ impl Shared {
         self.spawn(writer.run(self.stop.clone()));
         self.spawn(count(synced.clone(), self.metrics.clone(), self.stop.clone()));
     }
+}
+
+/// What sidecars are made of, where the installation says it.
+fn injection_options(file: Option<&Path>) -> anyhow::Result<Option<InjectionOptions>> {
+    let Some(file) = file else { return Ok(None) };
+    let context = || format!("--injection-config {} can't be used", file.display());
+    let text = std::fs::read_to_string(file).with_context(context)?;
+    InjectionOptions::parse(&text).map(Some).with_context(context)
 }
 
 async fn listen(address: std::net::SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {

@@ -43,6 +43,12 @@ pub struct Settings {
     /// Where health and metrics are answered (plain HTTP).
     #[arg(long, env = "FUSEBOX_ADMIN_LISTEN", default_value = "0.0.0.0:9080")]
     pub admin_listen: SocketAddr,
+    /// Where the API server asks about pods and policies (TLS).
+    #[arg(long, env = "FUSEBOX_WEBHOOK_LISTEN", default_value = "0.0.0.0:9444")]
+    pub webhook_listen: SocketAddr,
+    /// What sidecars are made of, as YAML: image, controlUrls and more. Default: pods that ask for a sidecar are refused.
+    #[arg(long, env = "FUSEBOX_INJECTION_CONFIG")]
+    pub injection_config: Option<PathBuf>,
     /// HOST:PORT at which other replicas reach this one's control port. Default: the control listener's own address.
     #[arg(long, env = "FUSEBOX_ADVERTISE", value_parser = parse_authority)]
     pub advertise: Option<String>,

@@ -50,13 +50,27 @@ impl Authority {
     /// # Errors
     /// When a name is not a valid DNS name.
     pub fn server(&self, names: &[&str]) -> Result<Signed> {
+        self.sign(Self::server_params(names)?)
+    }
+
+    /// A server certificate as by [`Authority::server`] that ended long ago.
+    ///
+    /// # Errors
+    /// When a name is not a valid DNS name.
+    pub fn expired_server(&self, names: &[&str]) -> Result<Signed> {
+        let mut params = Self::server_params(names)?;
+        (params.not_before, params.not_after) = (rcgen::date_time_ymd(2020, 1, 1), rcgen::date_time_ymd(2020, 2, 1));
+        self.sign(params)
+    }
+
+    fn server_params(names: &[&str]) -> Result<CertificateParams> {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let first = names.first().cloned().unwrap_or_default();
         let mut params =
             CertificateParams::new(names).with_context(|| format!("bad server name in the certificate of {first}"))?;
         params.distinguished_name.push(DnType::CommonName, first);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        self.sign(params)
+        Ok(params)
     }
 
     /// A client certificate: to the API server, `user`, a member of `group` (the organization) where one is given.

@@ -11,7 +11,6 @@ use super::schema::Schema;
 use super::{Found, Layer, Path, fields};
 use crate::breaker_config;
 use crate::plan::Refusal;
-use crate::yaml::Node;
 
 /// The kinds there are.
 const KINDS: [&str; 1] = ["CircuitBreakerPolicy"];
@@ -19,8 +18,7 @@ const KINDS: [&str; 1] = ["CircuitBreakerPolicy"];
 /// The longest name of an object.
 const MAX_NAME: usize = 253;
 
-pub(super) fn check(document: &Node) -> Vec<Found> {
-    let value = document.to_value();
+pub(super) fn check(value: &Value) -> Vec<Found> {
     if !value.is_object() {
         return vec![Found::new(
             Layer::Syntax,
@@ -28,14 +26,14 @@ pub(super) fn check(document: &Node) -> Vec<Found> {
             "the document is no resource: it must be a mapping with apiVersion and kind",
         )];
     }
-    let (Some(api_version), Some(kind)) = (text(&value, "apiVersion"), text(&value, "kind")) else {
-        let missing = if text(&value, "kind").is_none() { "kind" } else { "apiVersion" };
+    let (Some(api_version), Some(kind)) = (text(value, "apiVersion"), text(value, "kind")) else {
+        let missing = if text(value, "kind").is_none() { "kind" } else { "apiVersion" };
         return vec![Found::new(Layer::Syntax, Path::default().field(missing), "is required")];
     };
     let ours = api_version.split('/').next() == Some(GROUP);
     match (ours, KINDS.contains(&kind)) {
         (false, false) => Vec::new(),
-        (true, true) if api_version == format!("{GROUP}/{VERSION}") => circuit_breaker(&value),
+        (true, true) if api_version == format!("{GROUP}/{VERSION}") => circuit_breaker(value),
         (_, true) => vec![
             Found::new(Layer::Syntax, Path::default().field("apiVersion"), format!("{api_version:?} has no {kind}"))
                 .with_fix(format!("write {GROUP}/{VERSION}")),

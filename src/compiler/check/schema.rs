@@ -11,7 +11,7 @@ use jsonschema::paths::LocationSegment;
 use kube::core::cel::{ErrorKind, Validator as RuleValidator, apply_defaults};
 use serde_json::{Map, Value};
 
-use super::{Found, Layer, MAX_FINDINGS, Path, fields};
+use super::{Found, Layer, MAX_FINDINGS, Path, UNKNOWN_FIELD, fields};
 
 /// Fields of every object that the definition's schema does not list.
 const ROOT_FIELDS: [&str; 3] = ["apiVersion", "kind", "metadata"];
@@ -182,7 +182,7 @@ fn unknown_field<'a>(path: &Path, name: &str, known: impl Iterator<Item = &'a st
         Some(near) => format!("did you mean {near}?"),
         None => "remove it; `kubectl explain cb.spec` lists the fields".to_owned(),
     };
-    Found::new(Layer::Schema, path.field(name), "unknown field").with_fix(fix)
+    Found::new(Layer::Schema, path.field(name), UNKNOWN_FIELD).with_fix(fix)
 }
 
 /// Items that stand twice in a list whose items are told apart by value or by keys.

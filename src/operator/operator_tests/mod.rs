@@ -3,6 +3,10 @@
 //! Each test has a cluster of its own, because an operator watches all namespaces and the audit log
 //! must hold nobody else's writes.
 
+mod admission_failing;
+mod admission_injecting;
+mod admission_stage;
+mod admission_validating;
 mod events;
 mod fenced_writes;
 mod monitoring;
@@ -25,6 +29,7 @@ use kube::{Api, Client};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::admission::Admission;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::run::{Operator, components};
@@ -37,6 +42,7 @@ const NAMESPACE: &str = "fusebox-system";
 struct Running {
     health: Health,
     metrics: Metrics,
+    admission: Admission,
     shutdown: CancellationToken,
     task: JoinHandle<Result<()>>,
     _guard: DropGuard,
@@ -46,12 +52,14 @@ impl Running {
     async fn start(cluster: &Cluster, identity: &str, flags: &[&str]) -> Result<Self> {
         let (health, metrics) = (Health::starting(components()), Metrics::new()?);
         let own = ["fusebox-operator", "--control-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+        let own = own.iter().chain(&["--webhook-listen", "127.0.0.1:0"]);
         let named = ["--namespace", NAMESPACE, "--identity", identity, "--discovery-interval", "1s"];
-        let settings = Settings::try_parse_from(own.iter().chain(&named).chain(flags))?;
+        let settings = Settings::try_parse_from(own.chain(&named).chain(flags))?;
         let operator = Operator::new(settings, cluster.config().await?, health.clone(), metrics.clone()).await?;
+        let admission = operator.admission();
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(operator.run(shutdown.clone()));
-        Ok(Self { health, metrics, _guard: shutdown.clone().drop_guard(), shutdown, task })
+        Ok(Self { health, metrics, admission, _guard: shutdown.clone().drop_guard(), shutdown, task })
     }
 
     async fn leads(&self) -> Result<()> {
