@@ -26,6 +26,8 @@ pub struct OperatorProcess {
     identity: String,
     control: Port,
     admin: Port,
+    /// Kept, so that nobody else takes it.
+    _ops: Port,
 }
 
 impl Default for OperatorOptions {
@@ -48,7 +50,7 @@ impl OperatorProcess {
     /// # Errors
     /// When it isn't in time.
     pub async fn start(identity: &str, kubeconfig: &Path, options: &OperatorOptions) -> Result<Self> {
-        let (control, admin) = (Port::reserve()?, Port::reserve()?);
+        let (control, admin, ops) = (Port::reserve()?, Port::reserve()?, Port::reserve()?);
         let (duration, interval, deadline) = options.lease;
         let mut arguments: Vec<String> = [
             ("--namespace", SYSTEM_NAMESPACE),
@@ -56,6 +58,7 @@ impl OperatorProcess {
             ("--control-listen", &control.address().to_string()),
             ("--admin-listen", &admin.address().to_string()),
             ("--webhook-listen", "127.0.0.1:0"),
+            ("--ops-listen", &ops.address().to_string()),
             ("--advertise", &control.address().to_string()),
             ("--san", "127.0.0.1"),
             ("--lease-duration", duration),
@@ -73,7 +76,7 @@ impl OperatorProcess {
             .env("KUBECONFIG", kubeconfig)
             .start()
             .with_context(|| format!("cannot start operator {identity}"))?;
-        let mut operator = Self { process, identity: identity.to_owned(), control, admin };
+        let mut operator = Self { process, identity: identity.to_owned(), control, admin, _ops: ops };
         operator.ready().await?;
         Ok(operator)
     }

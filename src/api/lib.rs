@@ -13,6 +13,7 @@ pub mod common;
 pub mod crd;
 pub mod duration;
 pub mod names;
+pub mod operations;
 mod schemas;
 pub mod status;
 

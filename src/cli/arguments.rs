@@ -38,7 +38,9 @@ const STATUS_EXAMPLES: &str = "Examples:
   fusebox status
   fusebox status -n shop --watch
   fusebox status payments -n shop
-  fusebox status -o json | jq -r '.items[].status.state'";
+  fusebox status -o wide -n shop
+  fusebox status -o json | jq -r '.items[].status.state'
+  fusebox status -o json | jq -r '.items[].live.pods[] | select(.connected | not).name'";
 
 const TRIP_EXAMPLES: &str = "Examples:
   fusebox trip payments --for 30m --reason INC-42
@@ -94,6 +96,18 @@ pub enum Output {
     /// For people.
     #[default]
     Table,
+    /// For scripts.
+    Json,
+}
+
+/// How a status is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum StatusOutput {
+    /// For people.
+    #[default]
+    Table,
+    /// For people, with the breakers of each pod.
+    Wide,
     /// For scripts.
     Json,
 }
@@ -163,9 +177,9 @@ pub struct StatusArguments {
     /// Go on showing it as it changes, until Ctrl-C.
     #[arg(short, long)]
     pub watch: bool,
-    /// How it is printed.
+    /// How it is printed: wide shows the breakers of each pod, json has them under `live` of each policy.
     #[arg(short, long, value_enum, default_value_t)]
-    pub output: Output,
+    pub output: StatusOutput,
     /// Which cluster.
     #[command(flatten)]
     pub cluster: ClusterArguments,

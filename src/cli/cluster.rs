@@ -1,6 +1,6 @@
 //! The way to a cluster: kubeconfig, context, namespace, and what is read of it.
 //!
-//! It must only read; the one command that writes does so itself. Errors say what to do next, because most who meet one
+//! It must only read; the commands that write do so themselves. Errors say what to do next, because most who meet one
 //! have merely no cluster at hand.
 
 use anyhow::{Context as _, Result};
@@ -24,6 +24,8 @@ const PAGE: u32 = 500;
 /// A cluster that answers.
 pub(crate) struct Session {
     pub(crate) client: Client,
+    /// A client without kube's own retries, which would go on for minutes while the operator is away.
+    pub(crate) impatient: Client,
     /// The namespace that was asked for, else the context's.
     pub(crate) namespace: String,
 }
@@ -35,8 +37,11 @@ impl ClusterArguments {
             "no cluster to talk to: set KUBECONFIG or pass --kubeconfig FILE (without a cluster, `fusebox run` and `fusebox check` work on files)",
         )?;
         let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+        let mut impatient = config.clone();
+        impatient.default_retry = false;
         let client = Client::try_from(config).context("the kubeconfig can't be used")?;
-        Ok(Session { client, namespace })
+        let impatient = Client::try_from(impatient).context("the kubeconfig can't be used")?;
+        Ok(Session { client, impatient, namespace })
     }
 
     async fn config(&self) -> Result<Config> {

@@ -8,6 +8,8 @@ mod check;
 mod cluster;
 mod explain;
 mod manifests;
+mod operations;
+mod pods;
 mod render;
 mod run;
 mod status;

@@ -1,4 +1,4 @@
-//! `fusebox status`: the breakers of a cluster, as their policies' statuses say.
+//! `fusebox status`: the breakers of a cluster, as their policies' statuses say and, pod by pod, as the operator hears them.
 //!
 //! It must not work out states of its own: what it shows is what `kubectl get` shows, with the reasons beside it.
 
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use fusebox_api::CircuitBreakerPolicy;
+use fusebox_api::operations::CircuitBreakerState;
 use fusebox_api::status::{CircuitBreakerPolicyStatus, EndpointCounts, TargetStatus};
 use futures::{StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
@@ -17,8 +18,10 @@ use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Client, ResourceExt as _};
 use serde_json::json;
 
-use crate::arguments::{Output, StatusArguments};
+use crate::arguments::{StatusArguments, StatusOutput as Output};
 use crate::cluster::{Session, explained};
+use crate::operations::Operations;
+use crate::pods;
 use crate::table::{self, Cell};
 use crate::terminal::{BAD, CARE, Exit, FAINT, GOOD, STRONG, Styled, Terminal, state_style};
 
@@ -30,12 +33,16 @@ const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
 
 type Policies = BTreeMap<(String, String), CircuitBreakerPolicy>;
 
+/// The breakers on each pod, by policy; None where nobody asked, or nobody answers.
+type Live = Option<BTreeMap<(String, String), CircuitBreakerState>>;
+
 /// Shows the policies once, or as they change.
 pub(crate) async fn status(arguments: &StatusArguments, terminal: &mut Terminal) -> Result<Exit> {
     let session = arguments.cluster.connect().await?;
+    let operations = if wants_pods(arguments) { session.operations(terminal).await? } else { None };
     if arguments.watch {
         tokio::select! {
-            shown = watch(arguments, &session, terminal) => return shown,
+            shown = watch(arguments, &session, operations.as_ref(), terminal) => return shown,
             ended = tokio::signal::ctrl_c() => ended?,
         }
         return Ok(Exit::Done);
@@ -48,12 +55,33 @@ pub(crate) async fn status(arguments: &StatusArguments, terminal: &mut Terminal)
             listed.items.into_iter().for_each(|policy| insert(&mut policies, policy));
         }
     }
-    print(arguments, &policies, terminal)?;
+    let live = live(arguments, operations.as_ref()).await?;
+    print(arguments, &policies, &live, terminal)?;
     Ok(Exit::Done)
 }
 
+/// One line for each policy needs nothing of its pods.
+fn wants_pods(arguments: &StatusArguments) -> bool {
+    arguments.name.is_some() || arguments.output != Output::Table
+}
+
+async fn live(arguments: &StatusArguments, operations: Option<&Operations>) -> Result<Live> {
+    let Some(operations) = operations else { return Ok(None) };
+    let states = match &arguments.name {
+        Some(name) => operations.state(name).await?.into_iter().collect(),
+        None => operations.states(arguments.cluster.namespace.as_deref()).await?,
+    };
+    let keyed = |state: CircuitBreakerState| ((state.metadata.namespace.clone(), state.metadata.name.clone()), state);
+    Ok(Some(states.into_iter().map(keyed).collect()))
+}
+
 /// Shows the policies again at each change, and on a screen every second for the ages.
-async fn watch(arguments: &StatusArguments, session: &Session, terminal: &mut Terminal) -> Result<Exit> {
+async fn watch(
+    arguments: &StatusArguments,
+    session: &Session,
+    operations: Option<&Operations>,
+    terminal: &mut Terminal,
+) -> Result<Exit> {
     let mut config = watcher::Config::default();
     if let Some(name) = &arguments.name {
         session.policy(name).await?;
@@ -77,10 +105,11 @@ async fn watch(arguments: &StatusArguments, session: &Session, terminal: &mut Te
             _ = tick.tick() => if !terminal.redraws || arguments.output == Output::Json { continue },
         }
         if listed {
+            let live = live(arguments, operations).await?;
             if terminal.redraws && arguments.output == Output::Table {
                 write!(terminal.out, "{CLEAR}")?;
             }
-            print(arguments, &policies, terminal)?;
+            print(arguments, &policies, &live, terminal)?;
         }
     }
 }
@@ -110,26 +139,39 @@ fn key(policy: &CircuitBreakerPolicy) -> (String, String) {
     (policy.namespace().unwrap_or_default(), policy.name_any())
 }
 
-fn print(arguments: &StatusArguments, policies: &Policies, terminal: &mut Terminal) -> Result<()> {
+fn print(arguments: &StatusArguments, policies: &Policies, live: &Live, terminal: &mut Terminal) -> Result<()> {
     let now = Timestamp::now();
     match (arguments.output, &arguments.name) {
         (Output::Json, _) => {
-            let items: Vec<_> = policies.values().collect();
+            let items = policies.iter().map(|(key, policy)| item(policy, live.as_ref().and_then(|live| live.get(key))));
+            let items = items.collect::<Result<Vec<_>>>()?;
             serde_json::to_writer_pretty(
                 &mut terminal.out,
                 &json!({ "apiVersion": "v1", "kind": "List", "items": items }),
             )?;
             writeln!(terminal.out)?;
         }
-        (Output::Table, None) => print_table(policies, now, &mut *terminal.out)?,
-        (Output::Table, Some(_)) => {
+        (Output::Table | Output::Wide, None) => print_table(policies, now, &mut *terminal.out)?,
+        (Output::Table | Output::Wide, Some(_)) => {
             for policy in policies.values() {
                 print_detail(policy, now, &mut *terminal.out)?;
             }
         }
     }
+    if let (Some(live), Output::Table | Output::Wide) = (live, arguments.output) {
+        pods::print(live.values(), arguments.output, now, &mut *terminal.out)?;
+    }
     terminal.out.flush()?;
     Ok(())
+}
+
+/// A policy, with its pods under `live`.
+fn item(policy: &CircuitBreakerPolicy, live: Option<&CircuitBreakerState>) -> Result<serde_json::Value> {
+    let mut item = serde_json::to_value(policy)?;
+    if let (Some(object), Some(live)) = (item.as_object_mut(), live) {
+        object.insert("live".to_owned(), serde_json::to_value(live)?);
+    }
+    Ok(item)
 }
 
 /// One line for each policy.

@@ -18,6 +18,7 @@ use crate::plan::{ForceVerdict, Guarded, Verdict};
 use crate::snapshot::{CircuitBreaker, Service, ServicePort, Snapshot};
 
 pub(crate) use fleet::{Fleet, selects};
+pub use judge::MAX_OVERRIDE;
 pub(crate) use policies::version;
 
 /// Every policy judged, and every place with the policies that claim it.

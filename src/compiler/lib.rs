@@ -4,9 +4,11 @@
 //! [`fold`] makes a status from a [`PolicyPlan`] and the pods' [`Reports`]. This crate must do no
 //! I/O and read no clock, so that everything it decides can be held in golden files.
 
+mod age;
 pub mod attachment;
 mod breaker_config;
 pub mod check;
+pub mod explanation;
 pub mod injection;
 pub mod manifest;
 pub mod monitoring;
@@ -17,6 +19,8 @@ pub mod snapshot;
 pub mod status;
 pub mod yaml;
 
+pub use age::age;
+pub use attachment::MAX_OVERRIDE;
 pub use plan::{Plan, PolicyPlan, WorkloadPlan, compile};
 pub use snapshot::Snapshot;
 pub use status::{Reports, fold};

@@ -4,6 +4,7 @@
 //! report counts only for pods that the plan binds to the policy, and silence is never Closed.
 
 mod conditions;
+mod live;
 mod reason;
 mod sidecars;
 mod targets;
@@ -17,6 +18,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::plan::PolicyPlan;
 
+pub use live::{Heard, live};
 pub use reason::Reason;
 pub use sidecars::Problem;
 

@@ -17,6 +17,7 @@ pub mod fence;
 pub mod health;
 pub mod lease;
 pub mod metrics;
+pub mod ops;
 pub mod peer;
 pub mod probe;
 pub mod reconcile;

@@ -30,6 +30,7 @@ use crate::events;
 use crate::health::{Component, Health, Status};
 use crate::lease::{self, Candidate, Leadership, Role, Timing};
 use crate::metrics::Metrics;
+use crate::ops::{self, Desk, LeadsSince, Operations, OperationsMetrics};
 use crate::peer::{Forwarder, forward};
 use crate::reconcile::{Compiled, Reconciler};
 use crate::settings::Settings;
@@ -54,10 +55,16 @@ pub struct Operator {
     config: Config,
     clients: Clients,
     admin: TcpListener,
-    control: TcpListener,
-    webhook: TcpListener,
+    listeners: Listeners,
     admission: Admission,
     shared: Shared,
+}
+
+/// The ports that speak TLS, and so wait for a certificate.
+struct Listeners {
+    control: TcpListener,
+    webhook: TcpListener,
+    operations: TcpListener,
 }
 
 /// What the operator's parts have in common.
@@ -66,6 +73,8 @@ struct Shared {
     health: Health,
     metrics: Metrics,
     control_metrics: ControlMetrics,
+    operations: Operations,
+    operations_metrics: OperationsMetrics,
     leadership: Leadership,
     watches: Watches,
     stores: Stores,
@@ -112,10 +121,15 @@ impl Operator {
         let clients =
             Clients::new(&config, &budget, &leadership).context("the cluster's configuration can't be used")?;
         let admin = listen(settings.admin_listen, "--admin-listen").await?;
-        let control = listen(settings.control_listen, "--control-listen").await?;
-        let webhook = listen(settings.webhook_listen, "--webhook-listen").await?;
+        let listeners = Listeners {
+            control: listen(settings.control_listen, "--control-listen").await?,
+            webhook: listen(settings.webhook_listen, "--webhook-listen").await?,
+            operations: listen(settings.ops_listen, "--ops-listen").await?,
+        };
         let shared = Shared {
             control_metrics: ControlMetrics::register(&metrics.registry)?,
+            operations: Operations::default(),
+            operations_metrics: OperationsMetrics::register(&metrics.registry)?,
             leadership,
             health,
             metrics,
@@ -141,7 +155,7 @@ impl Operator {
             inputs: shared.inputs.clone(),
             metrics: AdmissionMetrics::register(&shared.metrics.registry)?,
         };
-        Ok(Self { settings, timing, config, clients, admin, control, webhook, admission, shared })
+        Ok(Self { settings, timing, config, clients, admin, listeners, admission, shared })
     }
 
     /// Where the admin port listens.
@@ -157,7 +171,15 @@ impl Operator {
     /// # Errors
     /// When the system can't tell.
     pub fn control_address(&self) -> std::io::Result<std::net::SocketAddr> {
-        self.control.local_addr()
+        self.listeners.control.local_addr()
+    }
+
+    /// Where the operations port listens.
+    ///
+    /// # Errors
+    /// When the system can't tell.
+    pub fn operations_address(&self) -> std::io::Result<std::net::SocketAddr> {
+        self.listeners.operations.local_addr()
     }
 
     /// The webhooks, for tests that serve them with certificates of their own.
@@ -171,7 +193,7 @@ impl Operator {
     /// # Errors
     /// When the system can't tell.
     pub fn webhook_address(&self) -> std::io::Result<std::net::SocketAddr> {
-        self.webhook.local_addr()
+        self.listeners.webhook.local_addr()
     }
 
     /// Runs until `shutdown`, then gives the lease back, ends streams and returns within a few seconds.
@@ -179,10 +201,10 @@ impl Operator {
     /// # Errors
     /// When a client for the lease can't be made.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self { settings, timing, config, clients, admin, control, webhook, admission, shared } = self;
+        let Self { settings, timing, config, clients, admin, listeners, admission, shared } = self;
         let stop = shared.stop.clone();
-        let address =
-            settings.advertise.clone().map_or_else(|| control.local_addr().map(|address| address.to_string()), Ok)?;
+        let own_address = || listeners.control.local_addr().map(|address| address.to_string());
+        let address = settings.advertise.clone().map_or_else(own_address, Ok)?;
         let identity = lease::unique_identity(&settings.identity)?;
         tracing::info!(identity, address, namespace = settings.namespace, "starting");
         let tls = shared.keep_certificates(&settings, &clients, &address)?;
@@ -198,8 +220,9 @@ impl Operator {
         };
         let lease_client = lease::client(config, &timing)?;
         shared.spawn(lease::run(lease_client, candidate, shared.leadership.clone(), stop.clone()));
+        let Listeners { control, webhook, operations } = listeners;
         shared.spawn(Shared::serve_webhooks(tls.clone(), webhook, admission, stop.clone()));
-        shared.spawn(shared.clone().serve_control(tls, clients.clone(), control, identity.clone()));
+        shared.spawn(shared.clone().serve_control(tls, clients.clone(), (control, operations), identity.clone()));
         shared.spawn(shared.clone().reconcile(settings, clients, around, identity));
         shutdown.cancelled().await;
         tracing::info!("stopping");
@@ -285,7 +308,13 @@ impl Shared {
         admission::serve(listener, config, admission, stop).await;
     }
 
-    async fn serve_control(self, mut tls: TlsSource, clients: Clients, listener: TcpListener, identity: String) {
+    async fn serve_control(
+        self,
+        mut tls: TlsSource,
+        clients: Clients,
+        (control_listener, operations): (TcpListener, TcpListener),
+        identity: String,
+    ) {
         let Some(Some(tls)) = self.stop.run_until_cancelled(tls.ready()).await else {
             return;
         };
@@ -294,16 +323,26 @@ impl Shared {
             endpoints: self.endpoints.clone(),
             source: self.source.clone(),
             book: self.book.clone(),
-            verifier: TokenVerifier::new(clients.call),
+            verifier: TokenVerifier::new(clients.call.clone()),
             leadership: self.leadership.clone(),
+            operations: self.operations.clone(),
             metrics: self.control_metrics.clone(),
             seats: Seats::default(),
             peers: Seats::default(),
         });
         self.forward(tls.clone(), identity);
+        self.serve_operations(operations, &tls, &clients);
         self.health.set(Component::Control, Status::healthy());
-        serve(listener, tls, control, self.stop.clone()).await;
+        serve(control_listener, tls, control, self.stop.clone()).await;
         self.health.set(Component::Control, Status::unhealthy("the control port is closed"));
+    }
+
+    fn serve_operations(&self, listener: TcpListener, tls: &Tls, clients: &Clients) {
+        let replica =
+            ops::Replica { operations: self.operations.clone(), leadership: self.leadership.clone(), tls: tls.clone() };
+        let server = ops::Server::new(replica, clients.call.clone(), self.operations_metrics.clone());
+        self.spawn(server.follow_front_proxy(clients.watch.clone(), self.metrics.clone(), self.stop.clone()));
+        self.spawn(ops::serve(listener, server, self.stop.clone()));
     }
 
     fn forward(&self, tls: Tls, identity: String) {
@@ -376,6 +415,7 @@ impl Shared {
         published: &watch::Receiver<Option<Arc<Compiled>>>,
         identity: String,
     ) {
+        self.open_operations(clients, synced, published, &identity);
         let (recorder, events) =
             events::recorder(clients.write.clone(), self.leadership.clone(), identity, self.metrics.clone());
         self.spawn(events.run(self.stop.clone()));
@@ -403,6 +443,31 @@ impl Shared {
         };
         self.spawn(writer.run(self.stop.clone()));
         self.spawn(count(synced.clone(), self.metrics.clone(), self.stop.clone()));
+    }
+
+    /// Lets the operations API answer, now that the stores are filled.
+    fn open_operations(
+        &self,
+        clients: &Clients,
+        synced: &Synced,
+        published: &watch::Receiver<Option<Arc<Compiled>>>,
+        identity: &str,
+    ) {
+        let (recorder, events) =
+            events::recorder(clients.write.clone(), self.leadership.clone(), identity.to_owned(), self.metrics.clone());
+        self.spawn(events.run(self.stop.clone()));
+        let leads_since = LeadsSince::default();
+        self.spawn(leads_since.clone().follow(self.leadership.clone(), self.stop.clone()));
+        let desk = Desk {
+            call: clients.call.clone(),
+            write: clients.write.clone(),
+            leadership: self.leadership.clone(),
+            published: published.clone(),
+            book: self.book.clone(),
+            events: parking_lot::Mutex::new(recorder),
+            leads_since,
+        };
+        self.operations.open(desk, synced.clone());
     }
 }
 

@@ -49,6 +49,9 @@ pub struct Settings {
     /// What sidecars are made of, as YAML: image, controlUrls and more. Default: pods that ask for a sidecar are refused.
     #[arg(long, env = "FUSEBOX_INJECTION_CONFIG")]
     pub injection_config: Option<PathBuf>,
+    /// Where the API server hands on calls of the operations API (TLS).
+    #[arg(long, env = "FUSEBOX_OPS_LISTEN", default_value = "0.0.0.0:9445")]
+    pub ops_listen: SocketAddr,
     /// HOST:PORT at which other replicas reach this one's control port. Default: the control listener's own address.
     #[arg(long, env = "FUSEBOX_ADVERTISE", value_parser = parse_authority)]
     pub advertise: Option<String>,

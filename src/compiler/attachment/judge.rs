@@ -18,7 +18,7 @@ use crate::plan::{ForceVerdict, Name, Refusal, Verdict};
 use crate::snapshot::{CircuitBreaker, Protocol, Service, ServiceKind, ServicePort, Snapshot};
 
 /// How long after it is written an override may last.
-pub(crate) const MAX_OVERRIDE: SignedDuration = SignedDuration::from_hours(24);
+pub const MAX_OVERRIDE: SignedDuration = SignedDuration::from_hours(24);
 
 /// What the verdicts are made from.
 struct Bench<'a> {

@@ -290,13 +290,13 @@ fn state_of(breakers: &[Breaker<'_>]) -> State {
 }
 
 /// Whether two keys differ by their endpoint at most; in the order of keys these stand together.
-fn same_place(one: &BreakerKey, other: &BreakerKey) -> bool {
+pub(super) fn same_place(one: &BreakerKey, other: &BreakerKey) -> bool {
     let BreakerKey { policy, target, side, port, rule, endpoint: _ } = one;
     (policy, target, *side, *port, rule) == (&other.policy, &other.target, other.side, other.port, &other.rule)
 }
 
 /// Whether a proxy's word for an endpoint is one: it stands in statuses, and may be anything.
-fn is_address(endpoint: &str) -> bool {
+pub(super) fn is_address(endpoint: &str) -> bool {
     endpoint.parse::<SocketAddr>().is_ok()
 }
 
@@ -313,7 +313,7 @@ fn counted(number: usize) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-const fn forced_word(forced: ForcedState) -> &'static str {
+pub(super) const fn forced_word(forced: ForcedState) -> &'static str {
     match forced {
         ForcedState::ForcedOpen => "ForcedOpen",
         ForcedState::ForcedClosed => "ForcedClosed",
@@ -361,6 +361,6 @@ fn whole(number: u64) -> i64 {
 }
 
 /// A time in whole seconds, as the API server keeps it.
-fn time(unix_ms: i64) -> Option<Time> {
+pub(super) fn time(unix_ms: i64) -> Option<Time> {
     Timestamp::from_second(unix_ms.div_euclid(1_000)).ok().map(Time)
 }

@@ -1,5 +1,6 @@
 //! Tests of what golden files can't show: a status over time, bounds, and the order of things.
 
+use fusebox_api::operations::{CircuitBreakerState, Elsewhere, LiveState};
 use fusebox_policy::config::{BreakerKey, PolicyId, WorkloadId};
 use fusebox_policy::report::BreakerState;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -164,4 +165,58 @@ fn more_targets_than_the_bound_are_left_out_and_said_so() {
     assert_eq!((status.targets.len(), status.truncated), (fusebox_api::status::MAX_TARGETS, true));
     let workload = WorkloadId { namespace: "shop".into(), kind: "Pod".into(), name: "cart".into() };
     assert_eq!(plan.workloads[&workload].config.outbound.len(), 17);
+}
+
+/// What the one pod said, as somebody hears it who asks now.
+fn live_of(policy: &PolicyPlan, breakers: Vec<BreakerReport>, acked: &[PolicyVersion]) -> CircuitBreakerState {
+    let breakers = breakers.into_iter().map(|breaker| (breaker.key.clone(), breaker)).collect();
+    let heard = Heard {
+        connected: true,
+        since_unix_ms: at(0).as_millisecond(),
+        version: "0.1.0",
+        revision: &policy.pods["uid-cart"].revision,
+        policies: acked,
+        refused: "",
+        breakers: &breakers,
+    };
+    live(policy, &BTreeMap::from([("uid-cart", heard)]), Completeness::Complete)
+}
+
+#[test]
+fn a_live_breaker_is_closed_only_on_a_pod_that_enforces_it() {
+    let plan = plan();
+    let policy = guard(&plan);
+    let state = |told: &CircuitBreakerState| told.pods[0].breakers[0].state;
+    let silent = live(policy, &BTreeMap::new(), Completeness::Settling);
+    assert!(state(&silent) == LiveState::Unknown && silent.incomplete && !silent.pods[0].connected, "{silent:?}");
+    assert_eq!(state(&live_of(policy, vec![], &[])), LiveState::Unknown);
+    let acked = std::slice::from_ref(&policy.version);
+    let closed = live_of(policy, vec![], acked);
+    assert!(state(&closed) == LiveState::Closed && closed.pods[0].current && !closed.incomplete, "{closed:?}");
+    assert_eq!(closed.pods[0].generation, Some(2));
+}
+
+#[test]
+fn a_forced_breaker_shows_what_it_does_and_who_made_it() {
+    let plan = plan();
+    let policy = guard(&plan);
+    let key = policy.pods["uid-cart"].breakers[0].clone();
+    let forced = BreakerReport {
+        forced: Some(fusebox_policy::config::ForcedState::ForcedOpen),
+        ..breaker(key, BreakerState::Closed)
+    };
+    let told = live_of(policy, vec![forced], std::slice::from_ref(&policy.version));
+    let shown = &told.pods[0].breakers[0];
+    assert_eq!((shown.state, shown.reason.as_str()), (LiveState::Open, "ForcedOpen"));
+}
+
+#[test]
+fn pods_of_other_namespaces_are_counted_and_not_named() {
+    let plan = plan();
+    let mut policy = guard(&plan).clone();
+    policy.pods.get_mut("uid-cart").unwrap().namespace = "bank".into();
+    let told = live_of(&policy, vec![], std::slice::from_ref(&policy.version));
+    assert!(told.pods.is_empty() && !serde_json::to_string(&told).unwrap().contains("cart"), "{told:?}");
+    let elsewhere = Elsewhere { namespace: "bank".into(), pods: 1, ready: 1, current: 1, open: 0 };
+    assert_eq!(told.elsewhere, [elsewhere]);
 }

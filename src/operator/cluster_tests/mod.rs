@@ -26,8 +26,9 @@ use http_body_util::{BodyExt, Channel};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -53,7 +54,7 @@ struct Replica {
 }
 
 /// A sidecar's end of an open stream.
-struct Stream {
+pub(crate) struct Stream {
     up: Sender<Bytes>,
     down: Incoming,
     decoder: Decoder,
@@ -73,6 +74,7 @@ impl Replica {
             book: ReportBook::new(),
             verifier: TokenVerifier::new(client),
             leadership: Leadership::new(timing),
+            operations: crate::ops::Operations::default(),
             metrics: ControlMetrics::register(&prometheus::Registry::new())?,
             seats: Seats::default(),
             peers: Seats::default(),
@@ -109,16 +111,7 @@ impl Replica {
     }
 
     async fn connect(&self) -> Result<http2::SendRequest<Channel<Bytes>>> {
-        let roots = self.tls.bundle().roots()?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-        let mut config = builder.with_root_certificates(roots).with_no_client_auth();
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        let stream = TcpStream::connect(self.address).await?;
-        let stream = TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost")?, stream).await?;
-        let (requests, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
-        Ok(requests)
+        connect(self.address, self.tls.bundle().roots()?).await
     }
 
     /// Opens a stream with this token, which must be accepted.
@@ -155,13 +148,39 @@ impl Replica {
     }
 }
 
+/// Connects to a control port.
+async fn connect(address: SocketAddr, roots: Arc<RootCertStore>) -> Result<http2::SendRequest<Channel<Bytes>>> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = TcpStream::connect(address).await?;
+    let stream = TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost")?, stream).await?;
+    let (requests, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    Ok(requests)
+}
+
 enum Answer {
     Opened(Stream),
     Refused(u16, String),
 }
 
 impl Stream {
-    async fn send(&mut self, message: &Up) -> Result<()> {
+    /// A stream to any operator, as the sidecar of a pod opens it.
+    pub(crate) async fn to(address: SocketAddr, authority: &str, token: &str) -> Result<Self> {
+        let (up, body) = Channel::<Bytes>::new(8);
+        let request = Request::post(format!("https://localhost{PATH}"))
+            .header(http::header::AUTHORIZATION, format!("Bearer {token}"));
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(authority.as_bytes())?)?;
+        let mut requests = connect(address, Arc::new(roots)).await?;
+        let response = requests.send_request(request.body(body)?).await?;
+        ensure!(response.status() == StatusCode::OK, "refused: {}", response.status());
+        Ok(Self { up, down: response.into_body(), decoder: Decoder::new(MAX_LINE_DOWN), ready: Vec::new() })
+    }
+
+    pub(crate) async fn send(&mut self, message: &Up) -> Result<()> {
         self.send_bytes(encode(message)?).await
     }
 
@@ -170,7 +189,7 @@ impl Stream {
     }
 
     /// The next configuration; other lines are passed over. An error when the stream ended.
-    async fn configuration(&mut self) -> Result<(String, ProxyConfig)> {
+    pub(crate) async fn configuration(&mut self) -> Result<(String, ProxyConfig)> {
         let config = |line| match line {
             Down::Config { revision, config } => Some((revision, config)),
             _ => None,

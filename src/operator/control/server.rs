@@ -35,6 +35,7 @@ use super::seats::Seats;
 use super::session::Session;
 use crate::certificates::Tls;
 use crate::lease::{Leadership, Role};
+use crate::ops::{self, Operations};
 use crate::peer::{self, PeerSession};
 use crate::token::TokenVerifier;
 
@@ -79,6 +80,8 @@ pub struct Control {
     pub verifier: TokenVerifier,
     /// Whether this replica leads, and so takes peers.
     pub leadership: Leadership,
+    /// Who answers what followers ask for people.
+    pub operations: Operations,
     /// Metrics.
     pub metrics: ControlMetrics,
     /// The sidecars' places.
@@ -204,7 +207,11 @@ async fn serve_http(stream: TlsStream<TcpStream>, caller: Caller) {
 impl Caller {
     async fn answer(&self, request: Request<Incoming>) -> Answer {
         let opened = match (request.uri().path(), request.method()) {
-            (PATH | peer::PATH, method) if *method != Method::POST => Err(Refusal::Method),
+            (ops::PATH, method) if *method == Method::POST && self.kind == CallerKind::Peer => {
+                return ops::reply(&self.control.operations, request).await.map(Either::Left);
+            }
+            (ops::PATH, method) if *method == Method::POST => Err(Refusal::NotAPeer),
+            (PATH | peer::PATH | ops::PATH, method) if *method != Method::POST => Err(Refusal::Method),
             (PATH, _) => self.open_stream(request).await,
             (peer::PATH, _) => self.open_peer(request),
             _ => Err(Refusal::NotFound),

@@ -10,10 +10,12 @@ mod admission_validating;
 mod events;
 mod fenced_writes;
 mod monitoring;
+mod operations;
 mod outputs;
 mod replicas;
 mod telemetry;
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -43,6 +45,8 @@ struct Running {
     health: Health,
     metrics: Metrics,
     admission: Admission,
+    control: SocketAddr,
+    operations: SocketAddr,
     shutdown: CancellationToken,
     task: JoinHandle<Result<()>>,
     _guard: DropGuard,
@@ -52,14 +56,26 @@ impl Running {
     async fn start(cluster: &Cluster, identity: &str, flags: &[&str]) -> Result<Self> {
         let (health, metrics) = (Health::starting(components()), Metrics::new()?);
         let own = ["fusebox-operator", "--control-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
-        let own = own.iter().chain(&["--webhook-listen", "127.0.0.1:0"]);
+        let chosen = flags.contains(&"--ops-listen");
+        let operations: &[&str] = if chosen { &[] } else { &["--ops-listen", "127.0.0.1:0"] };
+        let own = own.iter().chain(&["--webhook-listen", "127.0.0.1:0"]).chain(operations);
         let named = ["--namespace", NAMESPACE, "--identity", identity, "--discovery-interval", "1s"];
         let settings = Settings::try_parse_from(own.chain(&named).chain(flags))?;
         let operator = Operator::new(settings, cluster.config().await?, health.clone(), metrics.clone()).await?;
         let admission = operator.admission();
+        let (control, operations) = (operator.control_address()?, operator.operations_address()?);
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(operator.run(shutdown.clone()));
-        Ok(Self { health, metrics, admission, _guard: shutdown.clone().drop_guard(), shutdown, task })
+        Ok(Self {
+            health,
+            metrics,
+            admission,
+            control,
+            operations,
+            _guard: shutdown.clone().drop_guard(),
+            shutdown,
+            task,
+        })
     }
 
     async fn leads(&self) -> Result<()> {

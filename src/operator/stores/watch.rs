@@ -121,7 +121,7 @@ impl Watches {
 }
 
 impl WatchBackoff {
-    pub(super) fn new(kind: &'static str) -> Self {
+    pub(crate) fn new(kind: &'static str) -> Self {
         Self { kind, failures: 0, last: None }
     }
 }
