@@ -120,6 +120,31 @@ e2e: images e2e-cluster-$(E2E_CLUSTER) ## Tests on real pods, with Fusebox insta
 	$(CARGO) test --locked --workspace --test pods -- --ignored --test-threads=1 $(ARGS)
 
 # Its nodes must find the images by themselves: fusebox/operator, fusebox/proxy and those of `fusebox-testkit test-images`.
+# An earlier commit's chart and images: by default those of the last commit but this one that touched the chart.
+PREVIOUS ?= $(shell git rev-list -1 HEAD~1 -- charts/)
+PREVIOUS_TAG = previous-$(shell git rev-parse --short=12 $(PREVIOUS))
+PREVIOUS_FOLDER = $(CACHE)/previous/$(PREVIOUS_TAG)
+
+.PHONY: e2e-upgrade
+e2e-upgrade: ARCHIVES += $(CACHE)/images/fusebox-operator-$(PREVIOUS_TAG).tar $(CACHE)/images/fusebox-proxy-$(PREVIOUS_TAG).tar
+e2e-upgrade: e2e-previous images e2e-cluster-$(E2E_CLUSTER) ## Upgrade from the chart of an earlier commit (PREVIOUS=REF) and back, under traffic on real pods
+	$(CARGO) test --locked --workspace --test upgrade --no-run
+	export KUBECONFIG="$(E2E_KUBECONFIG)"; \
+	FUSEBOX_PREVIOUS_CHART="$$(echo $(PREVIOUS_FOLDER)/*.tgz)" $(CARGO) test --locked --workspace --test upgrade -- --ignored --nocapture
+
+# Built in a work tree of its own, with that commit's Makefile; the programs that it leaves in the shared target folder are made anew afterwards.
+.PHONY: e2e-previous
+e2e-previous:
+	@if [[ ! -d "$(PREVIOUS_FOLDER)" ]]; then \
+	  tree="$$(mktemp -d)/fusebox"; trap 'git worktree remove --force "$$tree"' EXIT; \
+	  git worktree add --quiet --detach "$$tree" $(PREVIOUS); \
+	  $(MAKE) -C "$$tree" images TAG=$(PREVIOUS_TAG) PROFILE=$(PROFILE); \
+	  mkdir -p "$(PREVIOUS_FOLDER).draft"; \
+	  $(DEBUG)/fusebox-testkit helm package "$$tree/charts/fusebox" --app-version $(PREVIOUS_TAG) --destination "$(PREVIOUS_FOLDER).draft"; \
+	  mv "$(PREVIOUS_FOLDER).draft" "$(PREVIOUS_FOLDER)"; \
+	fi
+	$(BUILD) --bin fusebox-testkit
+
 .PHONY: e2e-cluster-given
 e2e-cluster-given:
 	@echo "e2e: on the cluster of $(KUBECONFIG)"
@@ -190,8 +215,8 @@ deps-check: ## Who must not know whom (ARCHITECTURE.md, Invariants)
 crds-check: ## Fail when crds/ is not what the types say
 	$(BUILD) --example crdgen
 	@made=$$(mktemp -d); trap 'rm -rf "$$made"' EXIT; $(DEBUG)/examples/crdgen "$$made"; \
-	diff -ru crds "$$made" || { echo "crds-check: run \`make crds\` and commit crds/" >&2; exit 1; }; \
-	echo "crds-check: crds/ is what the types say"
+	diff -ru crds "$$made" && diff -ru charts/fusebox/files/crds "$$made" || { echo "crds-check: run \`make crds\` and commit crds/" >&2; exit 1; }; \
+	echo "crds-check: crds/ and the chart's copy are what the types say"
 
 $(CARGO_DENY):
 	@echo "building cargo-deny once into $(CACHE)/tools (some minutes)"

@@ -125,7 +125,7 @@ fn every_object_has_the_charts_labels_and_the_users() -> Result<()> {
 fn pods_are_what_pod_security_restricted_asks_for() -> Result<()> {
     for object in documents(&Rendering::of("everything").text()?)? {
         let pod = match object["kind"].as_str() {
-            Some("Deployment") => &object["spec"]["template"]["spec"],
+            Some("Deployment" | "Job") => &object["spec"]["template"]["spec"],
             Some("Pod") => &object["spec"],
             _ => continue,
         };

@@ -6,12 +6,16 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result};
 use fusebox_e2e::fleet::PATIENCE;
+use fusebox_testkit::pods::ensure_service_account;
 use fusebox_testkit::{Cluster, eventually};
 
 use crate::chart::helm::{NAMESPACE, Rendering, documents, helm, path};
 use crate::chart::{CASES, same_or_written};
 
 const SERVICE_ACCOUNT: &str = "system:serviceaccount:fusebox-system:fusebox-operator";
+
+/// The annotation without which the operator deletes nothing.
+const APPLIED: &str = "{fusebox.dev/applied: abc}";
 
 /// What the chart may leave behind, and does unless told otherwise.
 const KEPT: &str = "customresourcedefinition.apiextensions.k8s.io/circuitbreakerpolicies.fusebox.dev";
@@ -50,13 +54,64 @@ async fn install_upgrade_rollback_and_uninstall_leave_only_what_is_to_be_kept() 
     helm(&["rollback", "fusebox", "1", "--namespace", NAMESPACE], &release.kubeconfig)?;
     assert_eq!(release.field("deployment/fusebox-operator", ".spec.replicas").await?, "2");
 
-    helm(&["uninstall", "fusebox", "--namespace", NAMESPACE], &release.kubeconfig)?;
+    release.uninstall()?;
     release.leaves(&[KEPT]).await?;
 
     // The kept CRD is taken over again, and goes where that is asked for.
     release.helm(&["install", "--set", "crds.keep=false"])?;
-    helm(&["uninstall", "fusebox", "--namespace", NAMESPACE], &release.kubeconfig)?;
+    release.uninstall()?;
     release.leaves(&[]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hook_at_uninstall_removes_what_the_operator_made_and_nothing_else() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    for namespace in [NAMESPACE, "shop", "busy"] {
+        cluster.kubectl_ok(&["create", "namespace", namespace]).await?;
+    }
+    cluster.apply(&Rendering::of("defaults").only("cleanup").text()?).await?;
+    cluster.kubectl_ok(&["delete", "job", "fusebox-cleanup", "--namespace", NAMESPACE]).await?;
+    cluster.apply(&made("shop", "made", APPLIED)).await?;
+    cluster.apply(&made("shop", "labelled-by-somebody", "{}")).await?;
+    cluster.apply(&made("busy", "in-use", APPLIED)).await?;
+    cluster.apply(&made(NAMESPACE, "fusebox-ca", APPLIED)).await?;
+    let secret = ["create", "secret", "generic", "fusebox-control-ca", "--namespace", NAMESPACE];
+    cluster.kubectl_ok(&secret).await?;
+    ensure_service_account(&cluster.client().await?, "busy", "default").await?;
+    cluster
+        .kubectl_ok(&["run", "web", "--image=web", "--labels=fusebox.dev/sidecar=injected", "--namespace", "busy"])
+        .await?;
+
+    let kubeconfig = cluster.kubeconfig_for_service_account(NAMESPACE, "fusebox-cleanup").await?;
+    let operator = fusebox_testkit::process::binary_path("fusebox-operator")?;
+    let run = |arguments: &[&str]| {
+        let output = std::process::Command::new(&operator).args(arguments).env("KUBECONFIG", &kubeconfig).output()?;
+        anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let said = run(&["--namespace", NAMESPACE, "cleanup"])?;
+    assert_eq!(
+        said.lines().collect::<Vec<_>>(),
+        [
+            "deleted ConfigMap fusebox-system/fusebox-ca",
+            "deleted ConfigMap shop/made",
+            "deleted Secret fusebox-system/fusebox-control-ca",
+            "left namespace busy alone: it has pods with sidecars",
+            "3 objects deleted",
+        ]
+    );
+    let left = cluster.kubectl_ok(&["get", "configmaps", "--all-namespaces", "--output=name"]).await?;
+    assert!(left.contains("configmap/in-use") && left.contains("configmap/labelled-by-somebody"), "{left}");
+    assert!(run(&["--namespace", NAMESPACE, "cleanup"])?.contains("0 objects deleted"), "it can be run again");
+    Ok(())
+}
+
+/// A ConfigMap with the operator's label.
+fn made(namespace: &str, name: &str, annotations: &str) -> String {
+    format!(
+        "{{apiVersion: v1, kind: ConfigMap, metadata: {{namespace: {namespace}, name: {name}, \
+         labels: {{app.kubernetes.io/managed-by: fusebox}}, annotations: {annotations}}}}}"
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -194,6 +249,11 @@ impl<'a> Release<'a> {
         let all: Vec<&str> =
             [command, "fusebox", &chart, "--namespace", NAMESPACE].iter().chain(rest).copied().collect();
         helm(&all, &self.kubeconfig)
+    }
+
+    /// Without the hook, whose pod would never run here.
+    fn uninstall(&self) -> Result<()> {
+        helm(&["uninstall", "fusebox", "--namespace", NAMESPACE, "--no-hooks"], &self.kubeconfig).map(drop)
     }
 
     /// Every object of any kind that carries the chart's label.

@@ -10,6 +10,7 @@ pub mod apply;
 pub mod backoff;
 pub mod bucket;
 pub mod certificates;
+pub mod cleanup;
 pub mod control;
 pub mod discovery;
 pub mod events;

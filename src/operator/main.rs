@@ -4,10 +4,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::Parser;
+use clap::{Parser, Subcommand};
+use fusebox_operator::cleanup::Cleanup;
 use fusebox_operator::health::Health;
 use fusebox_operator::metrics::Metrics;
-use fusebox_operator::probe::Tool;
+use fusebox_operator::probe::Probe;
 use fusebox_operator::run::{Operator, components};
 use fusebox_operator::settings::Settings;
 use fusebox_operator::telemetry;
@@ -27,12 +28,22 @@ struct CommandLine {
     tool: Option<Tool>,
 }
 
+/// What the program can do besides being the operator.
+#[derive(Debug, Subcommand)]
+enum Tool {
+    /// Ask an operator how it is, until it is well; exit code 0 only then.
+    Probe(Probe),
+    /// Remove what the operator made, after it was uninstalled.
+    Cleanup(Cleanup),
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let CommandLine { settings, tool } = CommandLine::parse();
     let outcome = match tool {
         None => run(settings).await,
         Some(Tool::Probe(probe)) => probe.run().await.map(|answer| println!("{answer}")).map_err(Into::into),
+        Some(Tool::Cleanup(cleanup)) => clean_up(&cleanup, &settings.namespace).await,
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -52,6 +63,12 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     let outcome = operator.run(on_signal()?).await;
     tokio::task::spawn_blocking(move || telemetry.finish(FLUSH)).await?;
     outcome
+}
+
+async fn clean_up(cleanup: &Cleanup, own: &str) -> anyhow::Result<()> {
+    let client = kube::Client::try_default().await.context("no cluster: set KUBECONFIG, or run inside a cluster")?;
+    println!("{}", cleanup.run(client, own).await?);
+    Ok(())
 }
 
 /// Cancelled by SIGTERM or SIGINT.

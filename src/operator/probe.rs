@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use clap::{Args, Subcommand};
+use clap::Args;
 use http::{StatusCode, Uri};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::client::legacy::Client;
@@ -20,13 +20,6 @@ const RETRY_EVERY: Duration = Duration::from_secs(1);
 
 /// How much of an answer is read.
 const MAX_ANSWER_BYTES: usize = 64 << 10;
-
-/// What the program can do besides being the operator.
-#[derive(Clone, Debug, Subcommand)]
-pub enum Tool {
-    /// Ask an operator how it is, until it is well; exit code 0 only then.
-    Probe(Probe),
-}
 
 /// What is asked, and for how long.
 #[derive(Clone, Debug, Args)]

@@ -8,6 +8,9 @@ use serde_json::Value;
 use super::helm::{Rendering, documents};
 use super::{CASES, of_kind};
 
+/// The hook's account and roles.
+const CLEANUP: &str = "fusebox-cleanup";
+
 const READING: [&str; 3] = ["get", "list", "watch"];
 
 /// What stands over the files of `config/rbac`.
@@ -69,22 +72,26 @@ fn a_namespaced_operator_writes_nowhere_else() -> Result<()> {
     let roles = of_kind(&rendered, "Role").into_iter();
     let mut namespaces: Vec<_> = roles.filter_map(|role| role["metadata"]["namespace"].as_str()).collect();
     namespaces.sort_unstable();
+    namespaces.dedup();
     assert_eq!(namespaces, ["billing", "fusebox-system", "shop"]);
     assert!(of_kind(&rendered, "APIService").is_empty(), "overrides by the operations API would be writes elsewhere");
     Ok(())
 }
 
 #[test]
-fn only_the_operators_service_account_gets_its_roles() -> Result<()> {
+fn only_our_own_service_accounts_get_our_roles() -> Result<()> {
     for case in CASES {
         let rendered = documents(&Rendering::of(case).text()?)?;
         for kind in ["RoleBinding", "ClusterRoleBinding"] {
             for binding in of_kind(&rendered, kind) {
                 let subjects = binding["subjects"].as_array().context("a binding without subjects")?;
-                let subject = serde_json::json!({
-                    "kind": "ServiceAccount", "name": "fusebox-operator", "namespace": "fusebox-system"
-                });
+                // What is bound to the hook at uninstall is there for that moment alone.
+                let name = if binding["metadata"]["name"] == CLEANUP { CLEANUP } else { "fusebox-operator" };
+                let subject =
+                    serde_json::json!({ "kind": "ServiceAccount", "name": name, "namespace": "fusebox-system" });
                 assert_eq!(subjects, &[subject], "{case}: {}", binding["metadata"]["name"]);
+                let hook = binding["metadata"]["annotations"]["helm.sh/hook"] == "post-delete";
+                assert_eq!(hook, name == CLEANUP);
             }
         }
     }
