@@ -63,6 +63,16 @@ impl Authority {
         self.sign(params)
     }
 
+    /// A certificate as by [`Authority::server`] that serves and connects, as replicas of one service share it.
+    ///
+    /// # Errors
+    /// When a name is not a valid DNS name.
+    pub fn server_and_client(&self, names: &[&str]) -> Result<Signed> {
+        let mut params = Self::server_params(names)?;
+        params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
+        self.sign(params)
+    }
+
     fn server_params(names: &[&str]) -> Result<CertificateParams> {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let first = names.first().cloned().unwrap_or_default();

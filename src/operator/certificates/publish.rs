@@ -163,8 +163,9 @@ impl Publisher {
     pub async fn run(self, stop: CancellationToken) {
         let (mut roles, mut bundles) = (self.leadership.subscribe(), self.trust.subscribe());
         let mut published = self.published.clone();
+        let mut asked_at = None;
         loop {
-            let complete = self.round().await;
+            let complete = self.round(&mut asked_at).await;
             let pause = if complete == Publication::Complete { LOOK_EVERY } else { LOOK_AGAIN };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -176,8 +177,8 @@ impl Publisher {
         }
     }
 
-    /// One look at everything.
-    async fn round(&self) -> Publication {
+    /// One look at everything. `asked_at` is when the applier was asked last.
+    async fn round(&self, asked_at: &mut Option<Instant>) -> Publication {
         if !self.leadership.may_write(Instant::now()) {
             self.health.set(Component::Bundles, Status::healthy());
             self.trust.note_published(None);
@@ -187,7 +188,12 @@ impl Publisher {
             self.trust.note_published(None);
             return Publication::Incomplete;
         };
-        let mut lacking = self.lacking_maps(&bundle);
+        let (maps, mut lacking) = self.lacking_maps(&bundle);
+        // What the applier gave up, as for a namespace that is going, is not asked for all the time.
+        if !maps.is_empty() && asked_at.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
+            self.outputs.changed().touch(maps);
+            *asked_at = Some(Instant::now());
+        }
         for target in &self.targets {
             if let Outcome::Lacks(why) = self.look_after(target, &bundle).await {
                 lacking.push(why);
@@ -199,14 +205,14 @@ impl Publisher {
         if complete { Publication::Complete } else { Publication::Incomplete }
     }
 
-    /// The ConfigMaps that do not hold the bundle yet; the applier is asked to look at them.
-    fn lacking_maps(&self, bundle: &Bundle) -> Vec<String> {
+    /// The ConfigMaps that do not hold the bundle yet, and what to say of them.
+    fn lacking_maps(&self, bundle: &Bundle) -> (Vec<OutputKey>, Vec<String>) {
         let compiled = self.published.borrow().clone();
         let Some(compiled) = compiled.filter(|compiled| compiled.bundle.as_ref() == Some(bundle)) else {
-            return vec!["the ConfigMaps are not compiled yet".to_owned()];
+            return (Vec::new(), vec!["the ConfigMaps are not compiled yet".to_owned()]);
         };
         if !self.outputs.is_listed(OutputKind::ConfigMap) {
-            return vec!["the ConfigMaps are not listed yet".to_owned()];
+            return (Vec::new(), vec!["the ConfigMaps are not listed yet".to_owned()]);
         }
         let wanted = compiled.outputs.iter().filter(|(key, _)| key.is_trust());
         let lacking: Vec<OutputKey> = wanted
@@ -214,8 +220,7 @@ impl Publisher {
             .map(|(key, _)| key.clone())
             .collect();
         let told = lacking.iter().map(|key| format!("ConfigMap {}/{}", key.namespace, key.name)).collect();
-        self.outputs.changed().touch(lacking);
-        told
+        (lacking, told)
     }
 
     async fn look_after(&self, target: &Target, bundle: &Bundle) -> Outcome {

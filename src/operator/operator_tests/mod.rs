@@ -7,6 +7,7 @@ mod admission_failing;
 mod admission_injecting;
 mod admission_stage;
 mod admission_validating;
+mod certificates;
 mod events;
 mod fenced_writes;
 mod monitoring;
