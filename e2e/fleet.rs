@@ -20,6 +20,8 @@ pub const SYSTEM_NAMESPACE: &str = "fusebox-system";
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The ConfigMap with the operator's certificate authority.
 pub const CONTROL_CA: &str = "fusebox-ca";
+/// Where an operator of the version before publishes it.
+const PREVIOUS_CA: &str = "fusebox-control-ca";
 
 /// A cluster with Fusebox in it. Ends with everything in it when dropped.
 pub struct Fleet {
@@ -82,7 +84,10 @@ impl Fleet {
     pub async fn control_ca(&self) -> Result<String> {
         let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), SYSTEM_NAMESPACE);
         eventually(PATIENCE, "the control stream's certificate authority is published", async || {
-            let map = maps.get(CONTROL_CA).await?;
+            let map = match maps.get_opt(CONTROL_CA).await? {
+                Some(map) => map,
+                None => maps.get(PREVIOUS_CA).await?,
+            };
             map.data.unwrap_or_default().remove("ca.crt").context("no ca.crt in the ConfigMap")
         })
         .await

@@ -2,7 +2,7 @@
 //!
 //! Owns its flags and its life. It must not be configured in any way a user could not.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use fusebox_testkit::Port;
@@ -17,6 +17,8 @@ pub struct OperatorOptions {
     pub lease: (&'static str, &'static str, &'static str),
     /// Where spans go.
     pub otlp_endpoint: Option<String>,
+    /// Another build of the operator, such as the version before; this workspace's when absent.
+    pub program: Option<PathBuf>,
 }
 
 /// A running `fusebox-operator`.
@@ -32,7 +34,7 @@ pub struct OperatorProcess {
 
 impl Default for OperatorOptions {
     fn default() -> Self {
-        Self { lease: ("15s", "5s", "10s"), otlp_endpoint: None }
+        Self { lease: ("15s", "5s", "10s"), otlp_endpoint: None, program: None }
     }
 }
 
@@ -57,8 +59,6 @@ impl OperatorProcess {
             ("--identity", identity),
             ("--control-listen", &control.address().to_string()),
             ("--admin-listen", &admin.address().to_string()),
-            ("--webhook-listen", "127.0.0.1:0"),
-            ("--ops-listen", &ops.address().to_string()),
             ("--advertise", &control.address().to_string()),
             ("--san", "127.0.0.1"),
             ("--lease-duration", duration),
@@ -68,10 +68,19 @@ impl OperatorProcess {
         .iter()
         .flat_map(|(flag, value)| [(*flag).to_owned(), (*value).to_owned()])
         .collect();
+        // The version before has no such ports, and refuses flags that it does not know.
+        if options.program.is_none() {
+            let listen = ["--webhook-listen", "127.0.0.1:0", "--ops-listen", &ops.address().to_string()];
+            arguments.extend(listen.map(str::to_owned));
+        }
         if let Some(endpoint) = &options.otlp_endpoint {
             arguments.extend(["--otlp-endpoint".to_owned(), endpoint.clone()]);
         }
-        let process = ProcessBuilder::binary("fusebox-operator")?
+        let builder = match &options.program {
+            None => ProcessBuilder::binary("fusebox-operator")?,
+            Some(path) => ProcessBuilder::program("fusebox-operator", path),
+        };
+        let process = builder
             .args(&arguments)
             .env("KUBECONFIG", kubeconfig)
             .start()

@@ -4,7 +4,7 @@
 //! give the proxy anything that a pod would not have.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use fusebox_testkit::http::{Client, Response};
@@ -29,6 +29,8 @@ pub struct SidecarOptions {
     pub application: Option<String>,
     /// Control URLs; all operators of the fleet when empty.
     pub control: Vec<String>,
+    /// Another build of the proxy, such as the version before; this workspace's when absent.
+    pub program: Option<PathBuf>,
 }
 
 /// A running `fusebox-proxy` and its pod.
@@ -37,6 +39,7 @@ pub struct Sidecar {
     pub process: Process,
     /// The pod.
     pub pod: TestPod,
+    program: Option<PathBuf>,
     arguments: Vec<String>,
     folder: PathBuf,
     outbound: Port,
@@ -71,11 +74,22 @@ impl Sidecar {
         let control = if options.control.is_empty() { fleet.control_urls() } else { options.control.clone() };
         arguments.extend(control.iter().map(|url| format!("--control={url}")));
         arguments.extend(options.application.iter().map(|app| format!("--inbound={}={app}", inbound.address())));
-        let process = spawn(&arguments)?;
+        let program = options.program.clone();
+        let process = spawn(program.as_deref(), &arguments)?;
         let [outbound_client, inbound_client, admin_client] =
             [&outbound, &inbound, &admin].map(|port| Client::new(port.address()));
-        let mut sidecar =
-            Self { process, pod, arguments, folder, outbound, admin, outbound_client, inbound_client, admin_client };
+        let mut sidecar = Self {
+            process,
+            pod,
+            program,
+            arguments,
+            folder,
+            outbound,
+            admin,
+            outbound_client,
+            inbound_client,
+            admin_client,
+        };
         sidecar.ready().await?;
         Ok(sidecar)
     }
@@ -85,7 +99,7 @@ impl Sidecar {
     /// # Errors
     /// When it isn't ready in time.
     pub async fn restart(&mut self) -> Result<()> {
-        self.process = spawn(&self.arguments)?;
+        self.process = spawn(self.program.as_deref(), &self.arguments)?;
         self.ready().await
     }
 
@@ -157,6 +171,10 @@ impl Sidecar {
     }
 }
 
-fn spawn(arguments: &[String]) -> Result<Process> {
-    ProcessBuilder::binary("fusebox-proxy")?.args(arguments).start().context("cannot start a proxy")
+fn spawn(program: Option<&Path>, arguments: &[String]) -> Result<Process> {
+    let builder = match program {
+        None => ProcessBuilder::binary("fusebox-proxy")?,
+        Some(path) => ProcessBuilder::program("fusebox-proxy", path),
+    };
+    builder.args(arguments).start().context("cannot start a proxy")
 }

@@ -14,11 +14,15 @@ mod grpc;
 mod h2spec;
 #[path = "tests/hostile.rs"]
 mod hostile;
+#[path = "tests/isolation.rs"]
+mod isolation;
 #[path = "tests/kubectl.rs"]
 mod kubectl;
 #[path = "tests/leader.rs"]
 mod leader;
 #[path = "tests/operator_gone.rs"]
 mod operator_gone;
+#[path = "tests/skew.rs"]
+mod skew;
 #[path = "tests/spine.rs"]
 mod spine;

@@ -98,6 +98,7 @@ fn imply_services(snapshot: &mut Snapshot, arguments: &RunArguments) {
             selector: BTreeMap::from([("app".to_owned(), id.name.clone())]),
             id,
             ports: ports.collect(),
+            stray_opaque_ports: Vec::new(),
         });
     }
 }

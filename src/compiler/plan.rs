@@ -98,6 +98,21 @@ pub struct TargetPlan {
     pub overruled: Vec<Overruled>,
     /// Whether it has the word at any place that has a sidecar.
     pub attached: Attached,
+    /// What is accepted and hardly meant.
+    pub doubts: Vec<Doubt>,
+}
+
+/// What is accepted and hardly meant.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Doubt {
+    /// What looks into requests, on ports on which there are none.
+    #[error(
+        "port {0} is passed through as plain TCP, where rules and a fallback have no effect: the policy's own breaker counts connections there"
+    )]
+    PlainTcp(u16),
+    /// A slip in the Service's list of opaque ports.
+    #[error("annotation fusebox.dev/opaque-ports lists {0:?}, which is none of the Service's ports")]
+    NoSuchOpaquePort(String),
 }
 
 /// Whether a target has the word anywhere.

@@ -83,6 +83,8 @@ pub struct Service {
     pub selector: BTreeMap<String, String>,
     /// Its ports, of every protocol.
     pub ports: Vec<ServicePort>,
+    /// Entries of its list of opaque ports that are none of its ports, the first few.
+    pub stray_opaque_ports: Vec<String>,
 }
 
 /// How a Service is reached.

@@ -35,7 +35,7 @@ use crate::peer::{Forwarder, forward};
 use crate::reconcile::{Compiled, Reconciler};
 use crate::settings::Settings;
 use crate::status::{StatusWriter, count_conditions};
-use crate::stores::{self, OutputStores, Signal, Stores, Surroundings, Synced, Watches};
+use crate::stores::{self, OutputStores, Scope, Signal, Stores, Surroundings, Synced, Watches};
 use crate::token::TokenVerifier;
 use crate::touched::Touched;
 
@@ -206,11 +206,11 @@ impl Operator {
         let own_address = || listeners.control.local_addr().map(|address| address.to_string());
         let address = settings.advertise.clone().map_or_else(own_address, Ok)?;
         let identity = lease::unique_identity(&settings.identity)?;
-        tracing::info!(identity, address, namespace = settings.namespace, "starting");
+        tracing::info!(identity, address, namespace = settings.namespace, serves = ?settings.namespaces, "starting");
         let tls = shared.keep_certificates(&settings, &clients, &address)?;
         shared.serve_admin(admin);
         shared.spawn(tend(shared.clone()));
-        let around = shared.start_stores(&clients);
+        let around = shared.start_stores(&clients, (Scope::of(&settings.namespaces), &settings.namespace));
         let candidate = Candidate {
             namespace: settings.namespace.clone(),
             name: LEASE.to_owned(),
@@ -256,7 +256,7 @@ impl Shared {
     }
 
     /// Watches for as long as the process lives: a list that is cut by the shutdown does no harm.
-    fn start_stores(&self, clients: &Clients) -> Surroundings {
+    fn start_stores(&self, clients: &Clients, (scope, own): (Scope, &str)) -> Surroundings {
         let around = Surroundings {
             clients: clients.clone(),
             metrics: self.metrics.clone(),
@@ -265,6 +265,8 @@ impl Shared {
             statuses: self.statuses.clone(),
             directory: self.directory.clone(),
             endpoints: self.endpoints.clone(),
+            outputs_scope: scope.and(own),
+            scope,
             stop: self.stop.clone(),
             tasks: self.tasks.clone(),
         };

@@ -13,6 +13,8 @@ use crate::lease::{Timing, TimingError};
 const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 const HOSTNAME_FILE: &str = "/proc/sys/kernel/hostname";
 const DEFAULT_NAMESPACE: &str = "fusebox-system";
+/// The longest name of a namespace.
+const MAX_NAMESPACE: usize = 63;
 const MAX_DURATION: Duration = Duration::from_secs(3600);
 const MAX_VALIDITY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -34,6 +36,10 @@ pub struct Settings {
     /// The operator's own namespace: its lease and certificates stand here. Default: the service account's, else fusebox-system.
     #[arg(long, env = "FUSEBOX_NAMESPACE", default_value_t = own_namespace(), hide_default_value = true)]
     pub namespace: String,
+    /// The namespaces to serve, separated by commas: policies, pods and sidecars of all others are passed over, and nothing is
+    /// written there. It needs the right to read in the whole cluster, and to write in these and its own. Default: all.
+    #[arg(long, env = "FUSEBOX_NAMESPACES", value_delimiter = ',', value_parser = parse_namespace)]
+    pub namespaces: Vec<String>,
     /// This replica's name in the lease and in logs, unique among replicas. Default: the host's (pod's) name.
     #[arg(long, env = "FUSEBOX_IDENTITY", default_value_t = host_name(), hide_default_value = true)]
     pub identity: String,
@@ -188,6 +194,15 @@ fn parse_authority(text: &str) -> Result<String, String> {
     }
 }
 
+fn parse_namespace(text: &str) -> Result<String, String> {
+    let name = text.trim();
+    let valid = |letter: u8| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == b'-';
+    if name.is_empty() || name.len() > MAX_NAMESPACE || !name.bytes().all(valid) {
+        return Err("write the names of namespaces, such as shop,bank; there is no wildcard".to_owned());
+    }
+    Ok(name.to_owned())
+}
+
 fn parse_label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -254,6 +269,15 @@ mod tests {
         assert_eq!(parse(&["--advertise", "[::1]:9443"]).unwrap().advertise.as_deref(), Some("[::1]:9443"));
         for bad in ["10.0.0.7", ":9443", "host:0", "host:99999", "user@host:1", "http://host:1"] {
             assert!(parse(&["--advertise", bad]).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn namespaces_are_a_list_of_names_without_wildcard() {
+        assert_eq!(parse(&["--namespaces", "shop, bank"]).unwrap().namespaces, ["shop", "bank"]);
+        assert!(parse(&[]).unwrap().namespaces.is_empty());
+        for bad in ["*", "shop,", "Shop", "shop/bank"] {
+            assert!(parse(&["--namespaces", bad]).is_err(), "{bad}");
         }
     }
 

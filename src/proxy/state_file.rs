@@ -330,6 +330,13 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_the_version_before_is_read() {
+        let recorded = include_bytes!("../../e2e/fixtures/previous/breakers.state");
+        let saved = Saved::parse(recorded, 1_795_265_267_035, Instant::now()).unwrap();
+        assert_eq!(saved.len(), 1);
+    }
+
+    #[test]
     fn a_clock_that_was_set_back_a_little_is_borne_and_more_is_not() {
         let good = encode(&[entry("a")], WRITTEN).unwrap();
         for (now, expected) in [

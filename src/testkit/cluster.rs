@@ -134,6 +134,14 @@ impl Cluster {
         kubeconfig::read(&self.kubeconfig_path()).await
     }
 
+    /// The configuration of a kubeconfig made by one of the methods here.
+    ///
+    /// # Errors
+    /// When the kubeconfig cannot be read.
+    pub async fn config_from(&self, kubeconfig: &Path) -> Result<kube::Config> {
+        kubeconfig::read(kubeconfig).await
+    }
+
     /// A client for a kubeconfig made by one of the methods here.
     ///
     /// # Errors

@@ -20,18 +20,17 @@ impl Attachments<'_> {
         let mut coverage = Coverage::default();
         let (mut missing, mut old) = (BTreeSet::new(), BTreeSet::new());
         for pod in self.concerned(judged).into_values() {
-            let asks = self.fleet.asks(pod);
-            match (pod.sidecar, asks) {
-                (true, _) => {
+            match pod.sidecar {
+                true => {
                     (coverage.expected, coverage.injected) = (coverage.expected + 1, coverage.injected + 1);
                     old.extend(self.older_version(pod).map(|version| gap(pod, version.to_owned())));
                 }
-                (false, true) => {
+                false if self.fleet.asks(pod) => {
                     coverage.expected += 1;
                     missing.insert(gap(pod, String::new()));
                 }
-                (false, false) if self.fleet.is_exempt(pod) => coverage.exempt += 1,
-                (false, false) => *coverage.unasked.entry(pod.namespace.clone()).or_default() += 1,
+                false if self.fleet.is_exempt(pod) => coverage.exempt += 1,
+                false => *coverage.unasked.entry(pod.namespace.clone()).or_default() += 1,
             }
         }
         let (mut restart, mut bypassed) = (BTreeSet::new(), BTreeSet::new());

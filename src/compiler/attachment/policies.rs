@@ -5,14 +5,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use fusebox_api::circuit_breaker::FallbackType;
 use fusebox_api::common::Mode;
-use fusebox_policy::config::{BreakerKey, PolicyId, PolicyVersion, WorkloadId};
+use fusebox_policy::config::{BreakerKey, PolicyId, PolicyVersion, Protocol, WorkloadId};
 
-use super::{Attachments, Claim, Direction, Judged, JudgedTarget, Place};
+use super::{Attachments, Claim, Direction, Judged, JudgedTarget, Place, Resolved};
 use crate::breaker_config;
 use crate::monitoring::AlertSubject;
 use crate::plan::{
-    Attached, BoundPod, Cause, Name, Overruled, PolicyPlan, Readiness, Refusal, TargetPlan, Verdict, WorkloadPlan,
+    Attached, BoundPod, Cause, Doubt, Name, Overruled, PolicyPlan, Readiness, Refusal, TargetPlan, Verdict,
+    WorkloadPlan,
 };
 use crate::snapshot::Pod;
 
@@ -101,6 +103,7 @@ impl Attachments<'_> {
                         verdict: verdict(target, &lost, won),
                         overruled: lost.into_iter().collect(),
                         attached: if won { Attached::Somewhere } else { Attached::Nowhere },
+                        doubts: target.resolved.as_ref().map(|it| doubts(judged, it)).unwrap_or_default(),
                     }
                 })
                 .collect(),
@@ -157,6 +160,15 @@ fn verdict(target: &JudgedTarget<'_>, lost: &BTreeSet<Overruled>, won: bool) -> 
     let service = Name { namespace: target.id.namespace.clone(), name: target.id.name.clone() };
     let what = format!("port {port} of {} {}, behind Service {service},", workload.kind, workload.name);
     Verdict::Refused(Refusal::Conflicted { winner: Name::from(by), what })
+}
+
+/// What of an accepted target is hardly meant.
+fn doubts(judged: &Judged<'_>, resolved: &Resolved<'_>) -> Vec<Doubt> {
+    let spec = &judged.source.spec;
+    let looks_into_requests = !spec.rules.is_empty() || spec.fallback.kind != FallbackType::None;
+    let plain = resolved.ports.iter().filter(|port| looks_into_requests && port.spoken == Protocol::Tcp);
+    let plain = plain.map(|port| Doubt::PlainTcp(port.port));
+    plain.chain(resolved.service.stray_opaque_ports.iter().cloned().map(Doubt::NoSuchOpaquePort)).collect()
 }
 
 fn keys(judged: &Judged<'_>, target: &JudgedTarget<'_>, direction: &Direction) -> Vec<BreakerKey> {

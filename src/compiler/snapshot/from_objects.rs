@@ -24,6 +24,12 @@ use super::{
     workload_of,
 };
 
+/// Strays in a list of opaque ports that are kept, at most.
+const MAX_STRAYS: usize = 4;
+
+/// A stray is cut to this many characters.
+const MAX_STRAY_LENGTH: usize = 32;
+
 /// Where a manifest names no namespace.
 const DEFAULT_NAMESPACE: &str = "default";
 
@@ -50,11 +56,14 @@ impl From<&core::Service> for Service {
             ServiceKind::ClusterIps(_) | ServiceKind::Headless => spec.selector.unwrap_or_default(),
         };
         let opaque = opaque_ports(&service.metadata);
+        let ports: Vec<ServicePort> =
+            spec.ports.iter().flatten().filter_map(|port| service_port(port, &opaque)).collect();
         Self {
             id: ServiceId { namespace: namespace_of(&service.metadata), name: name_of(&service.metadata) },
             kind,
             selector,
-            ports: spec.ports.iter().flatten().filter_map(|port| service_port(port, &opaque)).collect(),
+            stray_opaque_ports: stray_opaque_ports(&service.metadata, &ports),
+            ports,
         }
     }
 }
@@ -185,8 +194,19 @@ fn service_kind(spec: &core::ServiceSpec) -> ServiceKind {
 
 /// The ports that the Service's owner wants passed through untouched; what is no number in the list says nothing.
 fn opaque_ports(metadata: &ObjectMeta) -> BTreeSet<u16> {
+    listed_opaque_ports(metadata).filter_map(|port| port.parse().ok()).collect()
+}
+
+/// What of that list is none of the Service's ports: a slip of the pen, which would be passed over in silence.
+fn stray_opaque_ports(metadata: &ObjectMeta, ports: &[ServicePort]) -> Vec<String> {
+    let is_port = |entry: &str| entry.parse().is_ok_and(|number: u16| ports.iter().any(|port| port.port == number));
+    let strays = listed_opaque_ports(metadata).filter(|entry| !entry.is_empty() && !is_port(entry));
+    strays.take(MAX_STRAYS).map(|entry| entry.chars().take(MAX_STRAY_LENGTH).collect()).collect()
+}
+
+fn listed_opaque_ports(metadata: &ObjectMeta) -> impl Iterator<Item = &str> {
     let listed = metadata.annotations.as_ref().and_then(|all| all.get(OPAQUE_PORTS_ANNOTATION));
-    listed.into_iter().flat_map(|list| list.split(',')).filter_map(|port| port.trim().parse().ok()).collect()
+    listed.into_iter().flat_map(|list| list.split(',')).map(str::trim)
 }
 
 fn service_port(port: &core::ServicePort, opaque: &BTreeSet<u16>) -> Option<ServicePort> {

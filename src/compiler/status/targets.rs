@@ -22,6 +22,9 @@ use crate::plan::{BoundPod, Cause, Overruled, PolicyPlan, TargetPlan, Verdict};
 #[allow(clippy::cast_possible_wrap)]
 const MAX_NAMED: i64 = MAX_OPEN_ENDPOINTS as i64;
 
+/// Doubts that are told of one target, at most.
+const MAX_DOUBTS: usize = 4;
+
 /// What the pods show.
 pub(super) struct Observed {
     pub(super) state: State,
@@ -149,7 +152,7 @@ impl<'a> Heard<'a> {
 
     fn target_status(&self, target: &TargetPlan, rule: &str) -> TargetStatus {
         let (accepted, message) = match &target.verdict {
-            Verdict::Accepted => (true, overruled_words(&target.overruled)),
+            Verdict::Accepted => (true, accepted_words(target)),
             Verdict::Refused(refusal) => (false, refusal.to_string()),
         };
         let tally = self.tally(|key| accepted && key.target == target.target && key.rule == rule);
@@ -318,6 +321,13 @@ pub(super) const fn forced_word(forced: ForcedState) -> &'static str {
         ForcedState::ForcedOpen => "ForcedOpen",
         ForcedState::ForcedClosed => "ForcedClosed",
     }
+}
+
+/// What is to be known of an accepted target: who overrules it where, and what is hardly meant.
+fn accepted_words(target: &TargetPlan) -> String {
+    let doubts = target.doubts.iter().take(MAX_DOUBTS).map(ToString::to_string);
+    let words = std::iter::once(overruled_words(&target.overruled)).chain(doubts).filter(|words| !words.is_empty());
+    words.collect::<Vec<_>>().join("; ")
 }
 
 fn overruled_words(overruled: &[Overruled]) -> String {

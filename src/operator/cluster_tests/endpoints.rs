@@ -19,7 +19,7 @@ use crate::control::PodDirectory;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::run::components;
-use crate::stores::{Signal, Surroundings, Watches, spawn_endpoint_slices};
+use crate::stores::{Scope, Signal, Surroundings, Watches, spawn_endpoint_slices};
 use crate::touched::Touched;
 
 #[tokio::test]
@@ -134,6 +134,8 @@ async fn follow_slices(replica: &Replica) -> Result<()> {
         statuses: Touched::default(),
         directory: PodDirectory::new(),
         endpoints: replica.control.endpoints.clone(),
+        scope: Scope::default(),
+        outputs_scope: Scope::default(),
         stop: replica.shutdown.clone(),
         tasks: TaskTracker::new(),
     });

@@ -157,7 +157,7 @@ async fn lines_that_are_wrong_end_the_stream_with_a_reason() -> Result<()> {
     replica.ended("HelloMissing").await?;
 
     let mut stream = replica.greet(&pod).await?;
-    stream.send_bytes(b"{\"type\":\"nonsense\"}\n".to_vec()).await?;
+    stream.send_bytes(b"{\"type\":\"ofANewerVersion\"}\n{\"type\":\"ack\"}\n".to_vec()).await?;
     stream.end().await?;
     replica.ended("LineMalformed").await?;
 

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use fusebox_policy::stream::PATH;
+use fusebox_policy::report::ProxyReport;
+use fusebox_policy::stream::{PATH, Up};
 use fusebox_testkit::pods::{CONTROL_AUDIENCE, PodBuilder};
 use fusebox_testkit::{Cluster, eventually};
 use http::Method;
@@ -17,7 +18,8 @@ use kube::Api;
 use kube::api::PostParams;
 use serde_json::Value;
 
-use super::{Answer, Replica, SOON, authority, entry, pods};
+use super::streams::breaker;
+use super::{Answer, Replica, SOON, authority, breakers, entry, pods};
 use crate::control::Sidecar;
 use crate::token::{TokenError, TokenVerifier};
 
@@ -109,6 +111,26 @@ async fn a_deleted_pod_and_its_namesake_are_not_the_same() -> Result<()> {
     assert_eq!(replica.refusal(Some(&token)).await?, refused(403, "PodUnknown"));
     replica.open(&namesake.control_token().await?).await?;
     Ok(())
+}
+
+#[tokio::test]
+async fn two_pods_with_one_address_are_two() -> Result<()> {
+    let [pod] = pods().await?;
+    let client = Cluster::shared().await?.client().await?;
+    let twin = PodBuilder::bare(pod.namespace(), "twin").ip(pod.ip()).with_sidecar().create(&client).await?;
+    let replica = Replica::ready(&[&pod, &twin], &["mine"]).await?;
+    let mut first = replica.greet(&pod).await?;
+    let mut second = replica.greet(&twin).await?;
+    first.configuration().await?;
+    second.configuration().await?;
+    let report = ProxyReport { full: true, breakers: vec![breaker(pod.namespace(), "mine")] };
+    second.send(&Up::Report(report)).await?;
+    eventually(SOON, "the twin's report is the twin's", async || {
+        let found = breakers(&replica.control.book);
+        ensure!(found["twin"] == ["mine"] && found[pod.name()].is_empty(), "{found:?}");
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test]

@@ -286,7 +286,7 @@ impl Session {
     fn take(&self, message: Up) -> Result<(), End> {
         match message {
             Up::Hello { .. } => return Err(End::HelloTwice),
-            Up::Pong => {}
+            Up::Pong | Up::Unknown => {}
             Up::Ack { revision, policies } => {
                 self.control.metrics.configurations.with_label_values(&["acknowledged"]).inc();
                 let policies = self.bound(policies);

@@ -15,6 +15,7 @@ mod operations;
 mod outputs;
 mod replicas;
 mod telemetry;
+mod truth;
 
 use std::net::SocketAddr;
 use std::path::Path;

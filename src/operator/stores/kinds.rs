@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 
 use super::table::{Change, ObjectName, Reduced, Table};
 use super::watch::{Listed, Watch};
-use super::{Stores, Surroundings};
+use super::{Scope, Stores, Surroundings};
 use crate::control::{ENDPOINT_SLICE_SELECTOR, PodDirectory, PodEntry, PodRef, Sidecar, Slice};
 
 /// A policy as kept.
@@ -59,7 +59,7 @@ pub fn spawn(stores: &Stores, around: &Surroundings) {
     spawn_pods(&stores.pods, around);
     spawn_endpoint_slices(around);
     let services = watch("services", Api::<core::Service>::all(client.clone()), &stores.services);
-    spawn_one(services, |object| Some(Service::from(object)), around);
+    spawn_one(services, |object| Some(Service::from(object)), &around.everywhere());
     let namespaces = watch("namespaces", Api::<core::Namespace>::all(client.clone()), &stores.namespaces);
     spawn_one(namespaces, |object| Some(Namespace::from(object)), around);
     let [deployments, stateful_sets, daemon_sets, jobs, cron_jobs] = &stores.workloads;
@@ -93,7 +93,7 @@ where
         }
     };
     around.watches.expect(kind);
-    let watch = Watch { kind, api, selector: None, table, reduce: Box::new(reduce) };
+    let watch = Watch { kind, api, selector: None, scope: around.scope.clone(), table, reduce: Box::new(reduce) };
     around.spawn(watch.follow(around.watches.clone(), around.metrics.clone(), tell));
 }
 
@@ -121,7 +121,7 @@ fn spawn_policies(table: &Table<PolicyRecord>, around: &Surroundings) {
             last_readable(unreadable, &known)
         }
     });
-    let watch = Watch { kind, api, selector: None, table: table.clone(), reduce };
+    let watch = Watch { kind, api, selector: None, scope: around.scope.clone(), table: table.clone(), reduce };
     around.spawn(watch.follow(around.watches.clone(), around.metrics.clone(), tell));
 }
 
@@ -167,7 +167,8 @@ fn spawn_pods(table: &Table<Pod>, around: &Surroundings) {
     };
     around.watches.expect("pods");
     let api = Api::<core::Pod>::all(around.clients.watch.clone());
-    let watch = Watch { kind: "pods", api, selector: None, table: table.clone(), reduce: Box::new(Pod::from_object) };
+    let (scope, reduce) = (around.scope.clone(), Box::new(Pod::from_object));
+    let watch = Watch { kind: "pods", api, selector: None, scope, table: table.clone(), reduce };
     around.spawn(watch.follow(around.watches.clone(), around.metrics.clone(), tell));
 }
 
@@ -184,7 +185,8 @@ pub fn spawn_endpoint_slices(around: &Surroundings) {
     };
     let api = Api::<EndpointSlice>::all(around.clients.watch.clone());
     let reduce = Box::new(Slice::from_object);
-    let watch = Watch { kind: "endpointslices", api, selector: Some(ENDPOINT_SLICE_SELECTOR), table, reduce };
+    let (selector, scope) = (Some(ENDPOINT_SLICE_SELECTOR), Scope::Cluster);
+    let watch = Watch { kind: "endpointslices", api, selector, scope, table, reduce };
     around.spawn(watch.follow(around.watches.clone(), around.metrics.clone(), tell));
 }
 

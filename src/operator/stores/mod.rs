@@ -5,6 +5,7 @@
 
 mod kinds;
 mod outputs;
+mod scope;
 mod table;
 mod watch;
 
@@ -26,6 +27,7 @@ use crate::touched::Touched;
 
 pub use kinds::{PolicyRecord, spawn, spawn_endpoint_slices};
 pub use outputs::{OutputRecord, OutputStores};
+pub use scope::Scope;
 pub use table::{Change, ObjectName, Reduced, Table};
 pub use watch::{ERROR_LASTS, WatchBackoff, Watches};
 
@@ -61,6 +63,10 @@ pub struct Surroundings {
     pub directory: PodDirectory,
     /// Told of EndpointSlices.
     pub endpoints: EndpointDirectory,
+    /// The namespaces that are served.
+    pub scope: Scope,
+    /// The namespaces in which outputs stand: those, and the operator's own.
+    pub outputs_scope: Scope,
     /// Ends the watches.
     pub stop: CancellationToken,
     /// The tasks.
@@ -85,6 +91,12 @@ impl Stores {
 }
 
 impl Surroundings {
+    /// For what must be seen in every namespace: a policy may name a Service of another one.
+    #[must_use]
+    pub fn everywhere(&self) -> Self {
+        Self { scope: Scope::Cluster, ..self.clone() }
+    }
+
     /// Runs a watch until the end, or until it is aborted.
     fn spawn(&self, watch: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
         let stop = self.stop.clone();

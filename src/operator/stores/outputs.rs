@@ -63,6 +63,7 @@ impl OutputStores {
         let watch = Watch {
             kind: kind.name(),
             api,
+            scope: around.outputs_scope.clone(),
             table: table.clone(),
             reduce: Box::new(output_record),
             selector: Some(MANAGED_BY_SELECTOR),

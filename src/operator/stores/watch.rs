@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch as channel;
 
+use super::scope::Scope;
 use super::table::{Change, ObjectName, Table};
 use crate::backoff::Backoff;
 use crate::metrics::Metrics;
@@ -70,6 +71,8 @@ pub(super) struct Watch<K, R> {
     pub(super) kind: &'static str,
     pub(super) api: Api<K>,
     pub(super) selector: Option<&'static str>,
+    /// The namespaces whose objects are kept; a namespace itself is kept by its name.
+    pub(super) scope: Scope,
     pub(super) table: Table<R>,
     pub(super) reduce: Reduce<K, R>,
 }
@@ -151,7 +154,7 @@ where
 {
     /// Follows the watch and tells of each change, until the task ends.
     pub(super) async fn follow(self, watches: Watches, metrics: Metrics, mut tell: impl FnMut(Vec<Change<R>>, Listed)) {
-        let Self { kind, api, selector, table, reduce } = self;
+        let Self { kind, api, selector, scope, table, reduce } = self;
         let config =
             Config { label_selector: selector.map(str::to_owned), timeout: Some(WATCH_SECONDS), ..Config::default() };
         let mut events = watcher(api, config).backoff(WatchBackoff::new(kind)).boxed();
@@ -165,7 +168,7 @@ where
                 }
             };
             let listed = if matches!(event, Event::InitDone) { Listed::Anew } else { Listed::Before };
-            let changes = writer.take(reduced(event, &reduce));
+            let changes = writer.take(reduced(event, &reduce, &scope));
             metrics.store_objects.with_label_values(&[kind]).set(i64::try_from(table.len()).unwrap_or(i64::MAX));
             tell(changes, listed);
             if listed == Listed::Anew {
@@ -192,13 +195,17 @@ fn report(kind: &'static str, error: &watcher::Error, watches: &Watches, metrics
     watches.change(kind, |state| state.failed = Some((Instant::now(), text)));
 }
 
-fn reduced<K: Resource, R>(event: Event<K>, reduce: &Reduce<K, R>) -> Event<(ObjectName, Option<R>)> {
+fn reduced<K: Resource, R>(event: Event<K>, reduce: &Reduce<K, R>, scope: &Scope) -> Event<(ObjectName, Option<R>)> {
+    let kept = |object: &K| {
+        let namespace = object.namespace().unwrap_or_else(|| object.name_any());
+        scope.holds(&namespace).then(|| reduce(object)).flatten()
+    };
     let named = |object: &K| ObjectName { namespace: object.namespace().unwrap_or_default(), name: object.name_any() };
     match event {
         Event::Init => Event::Init,
         Event::InitDone => Event::InitDone,
-        Event::InitApply(object) => Event::InitApply((named(&object), reduce(&object))),
-        Event::Apply(object) => Event::Apply((named(&object), reduce(&object))),
+        Event::InitApply(object) => Event::InitApply((named(&object), kept(&object))),
+        Event::Apply(object) => Event::Apply((named(&object), kept(&object))),
         Event::Delete(object) => Event::Delete((named(&object), None)),
     }
 }
