@@ -1,20 +1,24 @@
-//! The admin port: metrics, health and state, all read-only.
+//! The admin port: metrics, health, the application's probes, and state, all read-only.
 //!
 //! It must answer while everything else is in trouble, so it takes no lock that requests hold and
-//! never asks the operator.
+//! never asks the operator. In a pod it is bound for all: the kubelet and Prometheus come from outside. They get health,
+//! metrics and probes; who breakers are for and how they stand is shown to callers on the same host or in the same pod alone.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::extract::{ConnectInfo, Path, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 
 use crate::enforcer::Enforcer;
 use crate::health::{Health, HealthStatus};
 use crate::metrics::{CONTENT_TYPE, Page};
+use crate::probes::Prober;
 use crate::view::{self, ListenerView};
 
 /// What the pages are made from.
@@ -26,17 +30,39 @@ pub(crate) struct Admin {
     pub(crate) health: Arc<Health>,
     /// Bound listeners.
     pub(crate) listeners: Arc<[ListenerView]>,
+    /// The application's probes.
+    pub(crate) probes: Arc<Prober>,
 }
 
 /// All pages of the admin port.
 pub(crate) fn router(admin: Admin) -> Router {
+    let own = Router::new().route("/state", get(state)).route_layer(middleware::from_fn(only_from_here));
     Router::new()
         .route("/metrics", get(metrics))
         .route("/health", get(health))
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
-        .route("/state", get(state))
+        .route("/probes/{container}/{kind}", get(probe))
+        .merge(own)
         .with_state(admin)
+}
+
+/// Lets callers pass that can't be anywhere else than where this process is.
+async fn only_from_here(ConnectInfo(peer): ConnectInfo<SocketAddr>, request: Request, next: Next) -> Response {
+    if peer.ip().to_canonical().is_loopback() {
+        return next.run(request).await;
+    }
+    (StatusCode::FORBIDDEN, "only for callers within the pod: use kubectl port-forward or kubectl exec\n")
+        .into_response()
+}
+
+async fn probe(
+    State(admin): State<Admin>,
+    Path((container, kind)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Response {
+    let verdict = admin.probes.ask(&format!("/probes/{container}/{kind}"), &headers).await;
+    (verdict.status, verdict.body).into_response()
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
@@ -74,15 +100,19 @@ async fn state(State(admin): State<Admin>) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
     use crate::health::Component;
+    use crate::probes::Probes;
     use crate::snapshot::Topology;
 
     #[tokio::test]
     async fn unhealthy_answers_503_and_degraded_is_ready() {
         let health = Arc::new(Health::default());
         let enforcer = Arc::new(Enforcer::new(Topology::default()).unwrap());
-        let admin = Admin { enforcer, health: Arc::clone(&health), listeners: Arc::default() };
+        let probes = Arc::new(Prober::new(Probes::default(), Ipv4Addr::LOCALHOST.into()));
+        let admin = Admin { enforcer, health: Arc::clone(&health), listeners: Arc::default(), probes };
         let answers = async || {
             let full = super::health(State(admin.clone())).await.status();
             (ready(State(admin.clone())).await.status(), full)

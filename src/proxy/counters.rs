@@ -5,6 +5,8 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::interception::REASONS;
+
 /// All of them.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
@@ -13,6 +15,7 @@ pub(crate) struct Counters {
     connections_active: AtomicU64,
     connections_total: AtomicU64,
     connections_waited: AtomicU64,
+    connections_refused: [AtomicU64; REASONS.len()],
     dropped_series: AtomicU64,
     state_file: OnceLock<&'static str>,
 }
@@ -37,6 +40,18 @@ impl Counters {
     /// The bound on connections was hit.
     pub(crate) fn waited(&self) {
         self.connections_waited.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A connection to a transparent listener that goes nowhere, for one of [`REASONS`].
+    pub(crate) fn refused_connection(&self, reason: &str) {
+        if let Some(index) = REASONS.iter().position(|known| *known == reason) {
+            self.connections_refused[index].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Such connections, by reason.
+    pub(crate) fn connections_refused(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        REASONS.into_iter().zip(self.connections_refused.iter().map(|count| count.load(Ordering::Relaxed)))
     }
 
     /// A configuration that can't be enforced.

@@ -3,7 +3,6 @@
 //! Requests must never wait for it: they load a pointer. A new configuration is built and checked beside
 //! the old one and replaces it whole, or not at all.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -26,7 +25,7 @@ use crate::pipeline::hop::Direction;
 use crate::pipeline::own_refusals::OwnRefusals;
 use crate::snapshot::{Destination, Installed, Snapshot, Surroundings, Topology};
 use crate::state_file::Saved;
-use crate::upstream::Pools;
+use crate::upstream::{Pool, Pools};
 
 /// The shared heart of a proxy.
 #[derive(Debug)]
@@ -38,7 +37,7 @@ pub(crate) struct Enforcer {
     snapshot: ArcSwap<Snapshot>,
     books: Mutex<Books>,
     watchlist: Watchlist,
-    generation: AtomicU64,
+    generation: watch::Sender<u64>,
     changed: watch::Sender<u64>,
     counters: Counters,
     own_refusals: OwnRefusals,
@@ -83,7 +82,7 @@ impl Enforcer {
             snapshot: ArcSwap::from_pointee(snapshot),
             books: Mutex::new(Books { directory, saved }),
             watchlist: Watchlist::default(),
-            generation: AtomicU64::new(0),
+            generation: watch::Sender::new(0),
             changed: watch::Sender::new(0),
             counters: Counters::default(),
             own_refusals: OwnRefusals::default(),
@@ -94,6 +93,7 @@ impl Enforcer {
     pub(crate) fn direction(&self, index: usize) -> Direction {
         match self.topology.listeners.get(index) {
             Some(Destination::Application { .. }) => Direction::Inbound,
+            Some(Destination::Original(direction)) => *direction,
             _ => Direction::Outbound,
         }
     }
@@ -101,6 +101,19 @@ impl Enforcer {
     /// For how long a client may hold what it was given.
     pub(crate) fn limits(&self) -> &Limits {
         &self.topology.limits
+    }
+
+    /// Which way the connections of listener `index` were going, if they are redirected to it.
+    pub(crate) fn redirected(&self, index: usize) -> Option<Direction> {
+        match self.topology.listeners.get(index) {
+            Some(Destination::Original(direction)) => Some(*direction),
+            _ => None,
+        }
+    }
+
+    /// Connections to `address`.
+    pub(crate) fn pool(&self, address: &str) -> Arc<Pool> {
+        self.pools.get(address)
     }
 
     /// The access log; none where nothing is logged.
@@ -138,7 +151,7 @@ impl Enforcer {
         }
         self.fill(&next, &mut books, now);
         self.snapshot.store(Arc::new(next));
-        self.generation.fetch_add(1, Ordering::Release);
+        self.generation.send_modify(|count| *count += 1);
         self.changed.send_modify(|count| *count += 1);
         tracing::info!(
             revision,
@@ -167,7 +180,12 @@ impl Enforcer {
 
     /// How many configurations were applied; a change tells that there is a new one.
     pub(crate) fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
+        *self.generation.borrow()
+    }
+
+    /// Tells of each configuration that is applied from now on.
+    pub(crate) fn configurations(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
     }
 
     /// Logs and counts a breaker's transition, looks after the breaker while it is not closed, and wakes the reporter.

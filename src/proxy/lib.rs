@@ -14,13 +14,16 @@ mod counters;
 mod endpoints;
 mod enforcer;
 mod health;
+mod interception;
 mod listener;
 mod logging;
 mod metrics;
 mod options;
 mod parse;
 mod pipeline;
+mod probes;
 mod process;
+mod redirect;
 mod series;
 mod server;
 mod snapshot;
@@ -47,5 +50,8 @@ pub use options::{
     Options, OutboundSpec, ServicePort, UpstreamSpec,
 };
 pub use parse::ArgumentError;
+pub use probes::{Probe, ProbeError, ProbeHeader, ProbeKind, ProbeScheme, Probes};
+pub use process::raise_file_limit;
+pub use redirect::{Redirect, RedirectError, Table};
 pub use server::{Drained, Proxy, StartError, run, termination};
 pub use view::{BreakerView, ListenerView, StateView};

@@ -6,7 +6,7 @@
 pub(crate) mod activity;
 pub(crate) mod caller;
 mod connection;
-mod detect;
+pub(crate) mod detect;
 mod flood;
 mod http1;
 mod http2;
@@ -25,6 +25,7 @@ use tokio_util::task::TaskTracker;
 use self::caller::Caller;
 use self::stream::ClientStream;
 use crate::enforcer::Enforcer;
+use crate::interception::{self, Way};
 
 /// Bytes that a request's head may have: more than the longest target that hyper takes, so that a target which is
 /// longer is told so.
@@ -46,6 +47,8 @@ pub(crate) struct Serving {
     pub(crate) tasks: TaskTracker,
     /// The bound on connections.
     pub(crate) slots: Arc<Semaphore>,
+    /// Where the proxy itself listens.
+    pub(crate) own: Arc<[SocketAddr]>,
 }
 
 /// Keeps the count of open connections, however a connection ends.
@@ -98,11 +101,12 @@ impl Serving {
 
     fn spawn(&self, accepted: (TcpStream, SocketAddr), index: usize, slot: OwnedSemaphorePermit) {
         let (stream, peer) = accepted;
+        let Some(way) = self.way(&stream, index) else { return };
         // Without it small answers wait for the client's acknowledgement; a socket that refuses is about to fail anyway.
         let _ = stream.set_nodelay(true);
         let counted = Counted { enforcer: Arc::clone(&self.enforcer), _slot: slot };
         self.enforcer.counters().opened();
-        let caller = Caller::new(Arc::clone(&self.enforcer), index, peer, self.draining.clone());
+        let caller = Caller::new(Arc::clone(&self.enforcer), way, peer, self.draining.clone());
         let stream = ClientStream::new(stream, Arc::clone(&caller.activity));
         let cut = self.cut.clone();
         self.tasks.spawn(async move {
@@ -112,5 +116,19 @@ impl Serving {
                 () = cut.cancelled() => {}
             }
         });
+    }
+    /// Where the connection goes; none where it would go in circles, and then the client sees it break.
+    fn way(&self, stream: &TcpStream, index: usize) -> Option<Way> {
+        let Some(direction) = self.enforcer.redirected(index) else { return Some(Way::Listener(index)) };
+        match interception::destination(stream, direction, &self.own) {
+            Ok(address) => Some(Way::aimed(direction, address)),
+            Err(refused) => {
+                tracing::debug!(error = &refused as &dyn std::error::Error, "connection refused");
+                self.enforcer.counters().refused_connection(refused.reason());
+                // A socket that refuses is closed all the same.
+                let _ = stream.set_zero_linger();
+                None
+            }
+        }
     }
 }

@@ -2,19 +2,38 @@
 //!
 //! It holds no behaviour of its own, so that `fusebox run` embeds exactly the same proxy.
 
+use std::io::Write;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
-use clap::Parser;
-use fusebox_proxy::{Options, init_logging, run, termination};
+use clap::{Parser, Subcommand};
+use fusebox_proxy::{Options, Redirect, init_logging, raise_file_limit, run, termination};
 use tokio::runtime::{Builder, Runtime};
 
+/// The sidecar that enforces Fusebox policies on traffic.
+#[derive(Debug, Parser)]
+#[command(name = "fusebox-proxy", version, args_conflicts_with_subcommands = true)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Let the kernel lead this network namespace's TCP traffic to a sidecar, with nftables. Needs NET_ADMIN. May be
+    /// repeated: the rules of an earlier run are replaced.
+    Redirect(Redirect),
+}
+
 fn main() -> ExitCode {
-    let options = Options::parse();
+    let CommandLine { command, options } = CommandLine::parse();
     init_logging(options.log_format);
-    let result = runtime(options.thread_count())
-        .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(async { run(options, termination()?).await.map_err(Into::into) }));
+    let result = match command {
+        Some(Command::Redirect(redirect)) => install(&redirect),
+        None => serve(options),
+    };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -22,6 +41,23 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn serve(options: Options) -> anyhow::Result<()> {
+    raise_file_limit();
+    let runtime = runtime(options.thread_count())?;
+    runtime.block_on(async { run(options, termination()?).await.map_err(Into::into) })
+}
+
+fn install(redirect: &Redirect) -> anyhow::Result<()> {
+    let table = redirect.table()?;
+    if redirect.dry_run {
+        write!(std::io::stdout(), "{table}")?;
+        return Ok(());
+    }
+    redirect.install()?;
+    tracing::info!(uid = redirect.proxy_uid, "traffic is redirected");
+    Ok(())
 }
 
 /// One thread needs no scheduler for many, which would cost a wake between threads for much of what happens.

@@ -256,6 +256,16 @@ fn write_proxy(writer: &mut Writer<'_>, page: &Page, snapshot: &Snapshot) -> fmt
         "Times the bound on client connections was hit.",
         counters.connections_waited(),
     )?;
+    let refused: Vec<_> = counters
+        .connections_refused()
+        .filter(|(_, count)| *count > 0)
+        .map(|(reason, count)| (vec![("reason", reason.into())], Sample::Counter(count)))
+        .collect();
+    writer.family(
+        "fusebox_connections_refused_total",
+        "Connections to transparent listeners that would have gone in circles or nowhere.",
+        &refused,
+    )?;
     writer.counter(
         "fusebox_requests_invalid_total",
         "Requests that could not be passed on.",

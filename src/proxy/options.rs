@@ -15,6 +15,7 @@ use fusebox_policy::config::ServiceId;
 use crate::access_log::AccessLogMode;
 use crate::listener::limits::Limits;
 use crate::parse::{self, ArgumentError};
+use crate::probes::Probes;
 
 /// How long requests in flight may take after a termination signal, unless told otherwise.
 pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -30,6 +31,8 @@ const MAX_DEFAULT_THREADS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
 
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15020);
 
+const DEFAULT_POD_IP: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
 const EXAMPLES: &str = "Examples:
   In front of an application on port 8080, its own sidecar:
     fusebox-proxy --inbound 0.0.0.0:15006=127.0.0.1:8080
@@ -42,6 +45,9 @@ const EXAMPLES: &str = "Examples:
     fusebox-proxy --outbound 127.0.0.1:15001=shop/payments:80 \\
       --control https://fusebox-operator.fusebox-system.svc:9443 \\
       --control-ca /var/run/fusebox/ca.crt --token-file /var/run/fusebox/token
+
+  In a pod whose traffic `fusebox-proxy redirect` leads here:
+    fusebox-proxy --transparent-inbound 0.0.0.0:15006 --transparent-outbound 127.0.0.1:15001 --config /etc/fusebox/config.yaml
 
   One listener for several Services, chosen by the Host header (payments.shop, ledger.shop.svc.cluster.local:80):
     fusebox-proxy --outbound 127.0.0.1:15001 --upstream shop/payments=127.0.0.1:9000 --upstream shop/ledger=127.0.0.1:9001";
@@ -60,6 +66,15 @@ pub struct Options {
     #[arg(long, value_name = "LISTEN[=NAMESPACE/SERVICE:PORT]", env = "FUSEBOX_OUTBOUND", value_delimiter = ',')]
     pub outbound: Vec<OutboundSpec>,
 
+    /// A listener for all traffic into the pod, which nftables leads here (`fusebox-proxy redirect`): ports with a policy
+    /// are enforced, the rest is passed on as bytes. 127.0.0.1 and 0.0.0.0 stand for IPv6 too, where there is any. Repeatable.
+    #[arg(long, value_name = "ADDR", env = "FUSEBOX_TRANSPARENT_INBOUND", value_delimiter = ',', value_parser = parse::socket_address)]
+    pub transparent_inbound: Vec<SocketAddr>,
+
+    /// The same for all traffic out of the pod: a Service with a policy is known by the address that is called.
+    #[arg(long, value_name = "ADDR", env = "FUSEBOX_TRANSPARENT_OUTBOUND", value_delimiter = ',', value_parser = parse::socket_address)]
+    pub transparent_outbound: Vec<SocketAddr>,
+
     /// Where a Service is reached, whatever the configuration says. Repeatable: several for one Service are tried in
     /// order, or, where a policy has scope Endpoint, are its endpoints with a breaker each.
     #[arg(long, value_name = "NAMESPACE/SERVICE[:PORT]=ADDR", env = "FUSEBOX_UPSTREAM", value_delimiter = ',')]
@@ -69,9 +84,18 @@ pub struct Options {
     #[arg(long, value_name = "FILE", env = "FUSEBOX_CONFIG")]
     pub config: Option<PathBuf>,
 
-    /// Where /metrics, /health and /state answer.
+    /// Where /metrics, /health and /probes answer everybody, and /state who calls from the same host or pod.
     #[arg(long, value_name = "ADDR", env = "FUSEBOX_ADMIN", default_value_t = DEFAULT_ADMIN)]
     pub admin: SocketAddr,
+
+    /// The application's own probes, which the admin port does in the kubelet's place: a list of {path, port, kind, ...} as
+    /// JSON.
+    #[arg(long, value_name = "JSON", env = "FUSEBOX_PROBES", default_value = "[]")]
+    pub probes: Probes,
+
+    /// The pod's own address, at which probes reach the application.
+    #[arg(long, value_name = "IP", env = "POD_IP", default_value_t = DEFAULT_POD_IP)]
+    pub pod_ip: IpAddr,
 
     /// The operator's control port. Repeatable; tried in turn.
     #[arg(long, value_name = "URL", env = "FUSEBOX_CONTROL", value_delimiter = ',')]
@@ -194,9 +218,13 @@ impl Default for Options {
         Self {
             inbound: Vec::new(),
             outbound: Vec::new(),
+            transparent_inbound: Vec::new(),
+            transparent_outbound: Vec::new(),
             upstream: Vec::new(),
             config: None,
             admin: DEFAULT_ADMIN,
+            probes: Probes::default(),
+            pod_ip: DEFAULT_POD_IP,
             control: Vec::new(),
             control_ca: None,
             token_file: None,

@@ -41,7 +41,6 @@ use self::problem::Place;
 use self::request_body::{ClientBody, RequestBody};
 use self::response_body::{Passage, ResponseBody, Served};
 use self::upgrade::Upgrade;
-use crate::enforcer::Enforcer;
 use crate::listener::activity::Activity;
 use crate::listener::caller::Caller;
 use crate::series::Ending;
@@ -99,11 +98,11 @@ async fn answer(caller: &Arc<Caller>, mut request: Request<Incoming>) -> (Respon
         }
         return (problem::bad_request(error), logged);
     }
-    let Some(rule) = classify(enforcer, caller.listener, &request) else {
+    let Some(rule) = classify(caller, &request) else {
         return (unknown_host(caller, request), logged);
     };
     logged.goes(place(&rule));
-    let response = match gate::ask(enforcer, &rule, manner.started) {
+    let response = match gate::ask(caller, &rule, manner.started) {
         Gate::Pass(pass) => {
             logged.passes(&rule, &pass);
             let exchange = Exchange::begin(Arc::clone(enforcer), rule, pass, manner.started);
@@ -138,10 +137,12 @@ impl Manner {
 }
 
 /// The rule that the request goes by, from one load of the configuration.
-fn classify(enforcer: &Enforcer, index: usize, request: &Request<Incoming>) -> Option<Arc<Rule>> {
-    let snapshot = enforcer.snapshot();
-    let route = snapshot.route(index, request.headers())?;
-    first_match(route, request).cloned()
+fn classify(caller: &Caller, request: &Request<Incoming>) -> Option<Arc<Rule>> {
+    let snapshot = caller.enforcer.snapshot();
+    match caller.way.route(&snapshot, request.headers()) {
+        Some(route) => first_match(route, request).cloned(),
+        None => caller.way.untouched(&caller.enforcer),
+    }
 }
 
 fn first_match<'a>(route: &'a Route, request: &Request<Incoming>) -> Option<&'a Arc<Rule>> {
@@ -171,7 +172,7 @@ async fn forward(
     let request = with_deadline(request, &rule, manner.patience);
     let mut deadline = Deadline::new(started, rule.timeout, manner.patience, &caller.timer);
     let endpoint = exchange.endpoint();
-    let pools = gate::pools(&rule, endpoint.as_deref());
+    let pools = gate::pools(caller, &rule, endpoint.as_deref());
     let mut sending = std::pin::pin!(upstream::send(pools, request, started));
     let activity = &caller.activity;
     let mut sent = within(&mut deadline, activity, sending.as_mut()).await;

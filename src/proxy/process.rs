@@ -1,8 +1,13 @@
-//! What the kernel says of this process, for the `process_*` metrics.
+//! What the kernel says of this process, for the `process_*` metrics, and what it grants.
 //!
 //! Linux only, by reading `/proc`: what cannot be read is left out rather than reported as zero.
 
 use std::fs;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// More files than the most connections that make sense need.
+const ENOUGH_FILES: u64 = 1 << 20;
 
 /// The kernel's unit of CPU time in `/proc`, fixed at 100 a second for all programs.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -42,6 +47,18 @@ impl ProcessUse {
                 .zip(stat_field(&stat, 22))
                 .map(|(boot, ticks)| boot + ticks / TICKS_PER_SECOND),
         }
+    }
+}
+
+/// Lets this process open as many files as it may at most. Each connection that passes needs two, and many container
+/// runtimes begin with 1024.
+pub fn raise_file_limit() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = maximum.unwrap_or(ENOUGH_FILES).min(ENOUGH_FILES);
+    if current.is_some_and(|current| current < wanted)
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum })
+    {
+        tracing::warn!(%error, ?current, wanted, "the bound on open files stays as it is");
     }
 }
 

@@ -24,8 +24,11 @@ use crate::config_error::ConfigError;
 use crate::control;
 use crate::enforcer::{Applied, Enforcer};
 use crate::health::{Component, Health, HealthReport};
+use crate::interception;
 use crate::listener::Serving;
 use crate::options::{Options, ServicePort};
+use crate::pipeline::hop::Direction;
+use crate::probes::Prober;
 use crate::snapshot::{Destination, Topology};
 use crate::state_file::{Keeper, Saved};
 use crate::view::{self, ListenerView, StateView};
@@ -35,6 +38,10 @@ const ADVANCE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How many of those steps pass between two sweeps of idle connections.
 const STEPS_PER_SWEEP: u32 = 10;
+
+/// The kinds of listeners that take what was going elsewhere.
+const TRANSPARENT_INBOUND: &str = "transparent-inbound";
+const TRANSPARENT_OUTBOUND: &str = "transparent-outbound";
 
 /// A running proxy. Dropped, it stops at once; [`Proxy::drain`] ends it gently.
 #[derive(Debug)]
@@ -63,7 +70,7 @@ pub enum StartError {
     /// A listener's address could not be bound.
     #[error("{kind} listener on {address} can't be bound: {source}")]
     Bind {
-        /// `inbound`, `outbound` or `admin`.
+        /// `inbound`, `outbound`, `transparent-inbound`, `transparent-outbound` or `admin`.
         kind: &'static str,
         /// The address.
         address: SocketAddr,
@@ -85,6 +92,8 @@ pub enum StartError {
 struct Bound {
     listener: TcpListener,
     view: ListenerView,
+    /// Its place among [`Topology::listeners`]; two may share one.
+    place: usize,
 }
 
 impl Proxy {
@@ -101,8 +110,9 @@ impl Proxy {
         let keeper = recall(&options, &enforcer, &health).await;
         load_file(&options, &enforcer, &health).await;
         let bound = bind_all(&options).await?;
-        let admin = bind("admin", options.admin, String::new()).await?;
-        let listeners: Arc<[ListenerView]> = bound.iter().chain([&admin]).map(|bound| bound.view.clone()).collect();
+        let admin = bind_admin(options.admin)?;
+        let probes = Prober::new(options.probes.clone(), options.pod_ip);
+        let listeners: Arc<[ListenerView]> = bound.iter().chain(&admin).map(|bound| bound.view.clone()).collect();
         let stopped = CancellationToken::new();
         let serving = Serving {
             enforcer: Arc::clone(&enforcer),
@@ -110,15 +120,22 @@ impl Proxy {
             cut: stopped.clone(),
             tasks: TaskTracker::new(),
             slots: Arc::new(Semaphore::new(options.max_connections.clamp(1, Semaphore::MAX_PERMITS))),
+            own: listeners.iter().map(|listener| listener.address).collect(),
         };
         let control = control::Client::new(&options, &enforcer, &health)?;
-        for (index, Bound { listener, .. }) in bound.into_iter().enumerate() {
-            tokio::spawn(serving.clone().accept(listener, index));
+        for Bound { listener, place, .. } in bound {
+            tokio::spawn(serving.clone().accept(listener, place));
         }
         health.listeners(Component::healthy());
-        let pages =
-            Admin { enforcer: Arc::clone(&enforcer), health: Arc::clone(&health), listeners: Arc::clone(&listeners) };
-        background(&stopped, serve_admin(admin.listener, pages));
+        let pages = Admin {
+            enforcer: Arc::clone(&enforcer),
+            health: Arc::clone(&health),
+            listeners: Arc::clone(&listeners),
+            probes: Arc::new(probes),
+        };
+        for Bound { listener, .. } in admin {
+            background(&stopped, serve_admin(listener, pages.clone()));
+        }
         background(&stopped, tick(Arc::clone(&enforcer)));
         if let Some(client) = control {
             background(&stopped, client.run());
@@ -221,8 +238,10 @@ fn topology(options: &Options) -> Topology {
         Some(place) => Destination::Service(place.clone()),
         None => Destination::ByHost,
     });
+    let redirected_in = options.transparent_inbound.iter().map(|_| Destination::Original(Direction::Inbound));
+    let redirected_out = options.transparent_outbound.iter().map(|_| Destination::Original(Direction::Outbound));
     Topology {
-        listeners: inbound.chain(outbound).collect(),
+        listeners: inbound.chain(outbound).chain(redirected_in).chain(redirected_out).collect(),
         upstreams: options.upstream.clone(),
         endpoints_max_age: options.endpoints_max_age,
         limits: options.limits,
@@ -276,6 +295,7 @@ async fn load_file(options: &Options, enforcer: &Arc<Enforcer>, health: &Health)
     }
 }
 
+/// All listeners for traffic, in the order of [`topology`].
 async fn bind_all(options: &Options) -> Result<Vec<Bound>, StartError> {
     let mut bound = Vec::new();
     for spec in &options.inbound {
@@ -289,15 +309,45 @@ async fn bind_all(options: &Options) -> Result<Vec<Bound>, StartError> {
             .map(|ServicePort { service, port }| format!("{}/{}:{port}", service.namespace, service.name));
         bound.push(bind("outbound", spec.listen, destination.unwrap_or_default()).await?);
     }
+    for (place, listener) in bound.iter_mut().enumerate() {
+        listener.place = place;
+    }
+    let inbound = options.transparent_inbound.iter().map(|address| (TRANSPARENT_INBOUND, *address));
+    let outbound = options.transparent_outbound.iter().map(|address| (TRANSPARENT_OUTBOUND, *address));
+    let first = bound.len();
+    for (index, (kind, address)) in inbound.chain(outbound).enumerate() {
+        let refuse = |source| StartError::Bind { kind, address, source };
+        for listener in interception::bind(address).map_err(refuse)? {
+            bound.push(Bound { place: first + index, ..Bound::new(kind, listener, String::new()).map_err(refuse)? });
+        }
+    }
     Ok(bound)
+}
+
+/// The admin port; where it is for all, for IPv6 too. The address that was asked for is the last.
+fn bind_admin(address: SocketAddr) -> Result<Vec<Bound>, StartError> {
+    let kind = "admin";
+    let refuse = |source| StartError::Bind { kind, address, source };
+    let listeners = if address.ip().is_unspecified() {
+        interception::bind(address).map_err(refuse)?
+    } else {
+        vec![interception::listen(address).map_err(refuse)?]
+    };
+    listeners.into_iter().rev().map(|listener| Bound::new(kind, listener, String::new()).map_err(refuse)).collect()
 }
 
 async fn bind(kind: &'static str, address: SocketAddr, destination: String) -> Result<Bound, StartError> {
     let refuse = |source| StartError::Bind { kind, address, source };
     let listener = TcpListener::bind(address).await.map_err(refuse)?;
-    let address = listener.local_addr().map_err(refuse)?;
-    tracing::info!(kind, %address, destination, "listening");
-    Ok(Bound { listener, view: ListenerView { kind, address, destination } })
+    Bound::new(kind, listener, destination).map_err(refuse)
+}
+
+impl Bound {
+    fn new(kind: &'static str, listener: TcpListener, destination: String) -> io::Result<Self> {
+        let address = listener.local_addr()?;
+        tracing::info!(kind, %address, destination, "listening");
+        Ok(Self { listener, view: ListenerView { kind, address, destination }, place: 0 })
+    }
 }
 
 /// Runs `work` until the proxy stops.
@@ -312,7 +362,8 @@ fn background(stopped: &CancellationToken, work: impl Future<Output = ()> + Send
 }
 
 async fn serve_admin(listener: TcpListener, pages: Admin) {
-    if let Err(error) = axum::serve(listener, admin::router(pages)).await {
+    let pages = admin::router(pages).into_make_service_with_connect_info::<SocketAddr>();
+    if let Err(error) = axum::serve(listener, pages).await {
         tracing::error!(%error, "admin port ended");
     }
 }

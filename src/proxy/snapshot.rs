@@ -4,11 +4,13 @@
 //! error names the field. Breakers of the snapshot before are taken over by their key, so that a new
 //! configuration does not forget what the old one learned.
 
+mod aims;
 mod build;
 mod check;
 mod fallback;
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,12 +21,15 @@ use fusebox_policy::config::{
 use fusebox_policy::matching::RequestMatcher;
 use http::header::{self, HeaderMap, HeaderValue};
 
+pub(crate) use self::aims::Aim;
+use self::aims::Aims;
 use self::fallback::Fallback;
 use crate::breakers::{Maker, Tracked};
 use crate::config_error::ConfigError;
 use crate::endpoints::Group;
 use crate::listener::limits::Limits;
 use crate::options::{ServicePort, UpstreamSpec};
+use crate::pipeline::hop::Direction;
 use crate::series::{Series, SeriesLabels};
 use crate::upstream::{Pool, Pools};
 
@@ -55,6 +60,8 @@ pub(crate) enum Destination {
     Service(ServicePort),
     /// The Service that the Host header names.
     ByHost,
+    /// Where each connection was going before it was redirected.
+    Original(Direction),
 }
 
 /// All that a request needs, behind one pointer.
@@ -70,6 +77,8 @@ pub(crate) struct Snapshot {
     pub(crate) by_listener: Vec<Option<Arc<Route>>>,
     /// Routes for the Host header, by namespace and name.
     pub(crate) by_host: HashMap<String, HashMap<String, Vec<Arc<Route>>>>,
+    /// Routes by the destination that a redirected connection had.
+    pub(crate) aims: Aims,
     /// The route that takes everything when it is the only one.
     pub(crate) sole: Option<Arc<Route>>,
     /// All breakers.
@@ -98,12 +107,25 @@ pub(crate) struct Rule {
     pub(crate) timeout: Option<Duration>,
     /// Addresses to send to, in order.
     pub(crate) pools: Arc<[Arc<Pool>]>,
+    /// Whether they count for redirected connections too.
+    pub(crate) reach: Reach,
     /// What the requests are for, such as `shop/payments:80`, for people.
     pub(crate) target: Arc<str>,
     /// Where requests are counted.
     pub(crate) series: Arc<Series>,
     /// The policy's part; none where no policy applies.
     pub(crate) guard: Option<Guard>,
+}
+
+/// Where redirected connections of a rule go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// To the rule's addresses.
+    Addresses,
+    /// Where they were going: to the pod's own port, or to what an external name was resolved to by the client.
+    Aim,
+    /// The same, and nothing is enforced.
+    Untouched,
 }
 
 /// What a policy adds to a rule.
@@ -169,6 +191,22 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) previous: Option<&'a Snapshot>,
     /// Makes the breakers that are new.
     pub(crate) maker: Maker<'a>,
+}
+
+impl Rule {
+    /// For what goes to `address` as it would without this proxy.
+    pub(crate) fn untouched(address: SocketAddr, pool: Arc<Pool>, series: Arc<Series>) -> Self {
+        let target = address.to_string().into();
+        Self {
+            matcher: None,
+            timeout: None,
+            pools: [pool].into(),
+            reach: Reach::Untouched,
+            target,
+            series,
+            guard: None,
+        }
+    }
 }
 
 impl Snapshot {

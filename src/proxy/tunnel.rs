@@ -4,6 +4,9 @@
 //! nothing else of an unknown protocol says whether the upstream works.
 
 mod counts;
+mod frames;
+mod splice;
+mod watch;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,27 +14,25 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fusebox_policy::circuit_breaker::{Ended, Outcome};
 use fusebox_policy::config::FailureCondition;
-use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::time::MissedTickBehavior;
 
 pub(crate) use self::counts::{TunnelCounts, TunnelEnding};
+use self::splice::{Ended as Spliced, Splice};
+use self::watch::{Sight, Watch};
 use crate::enforcer::Enforcer;
-use crate::listener::activity::Activity;
 use crate::listener::caller::Caller;
 use crate::listener::stream::ClientStream;
 use crate::pipeline::gate::{self, Gate, Pass};
-use crate::snapshot::Rule;
+use crate::snapshot::{Reach, Rule};
 use crate::upstream;
 
-/// Bytes held for each direction of a tunnel.
-pub(crate) const BUFFER_BYTES: usize = 16 << 10;
+/// How long the destination of a connection that is passed on untouched may take to accept it: a client that connects by
+/// itself would wait as long.
+pub(crate) const UNTOUCHED_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// An interval can't be none.
-const SHORTEST_CHECK: Duration = Duration::from_millis(1);
-
-/// How often it is looked at whether anything was said, or more often where the limit is short.
-const IDLE_CHECK: Duration = Duration::from_secs(30);
+/// After so much silence the kernel asks a far end for a sign of life, and then this often.
+const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// The far end of a tunnel, connected.
 #[derive(Debug)]
@@ -55,9 +56,9 @@ impl Upstream {
 
 /// Connects to the destination of the caller's listener, unless its breaker refuses or it can't be reached.
 pub(crate) async fn open(caller: &Caller) -> Option<Upstream> {
-    let rule = caller.enforcer.snapshot().fixed_rule(caller.listener)?;
+    let rule = caller.way.fixed_rule(&caller.enforcer)?;
     let started = Instant::now();
-    let pass = match gate::ask(&caller.enforcer, &rule, started) {
+    let pass = match gate::ask(caller, &rule, started) {
         Gate::Pass(pass) => pass,
         Gate::Refuse(_) => {
             rule.series.tunnels().ended(TunnelEnding::Refused);
@@ -68,7 +69,8 @@ pub(crate) async fn open(caller: &Caller) -> Option<Upstream> {
             return None;
         }
     };
-    match upstream::connect(gate::pools(&rule, pass.endpoint.as_deref())).await {
+    let limit = if rule.reach == Reach::Untouched { UNTOUCHED_CONNECT_TIMEOUT } else { upstream::CONNECT_TIMEOUT };
+    match upstream::connect(gate::pools(caller, &rule, pass.endpoint.as_deref()), limit).await {
         Ok(stream) => {
             settle(&caller.enforcer, &rule, (pass, Ended::after(started.elapsed(), Outcome::Success)));
             Some(Upstream { prefix: Bytes::new(), stream, rule })
@@ -86,43 +88,75 @@ pub(crate) async fn open(caller: &Caller) -> Option<Upstream> {
 }
 
 /// Passes bytes both ways until both sides are done, one of them breaks off, or neither says anything for long.
-pub(crate) async fn carry(client: ClientStream, upstream: Upstream, caller: &Caller) {
-    let Upstream { prefix, mut stream, rule } = upstream;
-    let activity = &caller.activity;
+///
+/// Returns the client where it goes on with a request that a policy is for, which was not there when the connection began.
+pub(crate) async fn carry(client: ClientStream, upstream: Upstream, caller: &Caller) -> Option<ClientStream> {
+    let Upstream { prefix, stream, rule } = upstream;
+    let activity = Arc::clone(&caller.activity);
     let (read, written) = (activity.read(), activity.written());
-    let mut client = client.into_tunnel();
-    let copying = async {
-        client.write_all(&prefix).await?;
-        tokio::io::copy_bidirectional_with_sizes(&mut client, &mut stream, BUFFER_BYTES, BUFFER_BYTES).await
-    };
-    let ending = tokio::select! {
-        copied = copying => match copied {
-            Ok(_) => TunnelEnding::Complete,
-            Err(error) => {
-                tracing::debug!(%error, "tunnel broke off");
-                TunnelEnding::Broken
-            }
-        },
-        () = idle(activity, caller.enforcer.limits().tunnel_idle) => TunnelEnding::Idle,
+    let mut watch = Watch::new(caller, &rule);
+    let client = client.into_tunnel();
+    if rule.reach == Reach::Untouched {
+        keep_alive(&stream);
+        keep_alive(client.socket());
+    }
+    let mut splice = Splice::new(client, stream, prefix);
+    let ended = loop {
+        tokio::select! {
+            biased;
+            ended = std::future::poll_fn(|cx| splice.poll(cx)) => break ended.into(),
+            () = watch.until_due() => match watch.look(splice.is_half_closed()) {
+                Sight::Fine => {}
+                Sight::TakeOver => splice.take_over(),
+                Sight::End(ending) => break Carried::Ended(ending),
+            },
+        }
     };
     let counts = rule.series.tunnels();
-    counts.ended(ending);
     counts.carried(activity.read().saturating_sub(read), activity.written().saturating_sub(written));
+    match ended {
+        Carried::Ended(ending) => {
+            if ending == TunnelEnding::Broken && caller.way.address().is_some() {
+                splice.reset();
+            }
+            counts.ended(ending);
+            None
+        }
+        Carried::Request(bytes) => {
+            counts.ended(TunnelEnding::Complete);
+            let mut client = splice.client.into_http1();
+            client.put_back(bytes);
+            Some(client)
+        }
+    }
 }
 
-/// Ends when nothing was carried for `limit`.
-async fn idle(activity: &Activity, limit: Duration) {
-    let check = IDLE_CHECK.min(limit / 4).max(SHORTEST_CHECK);
-    let mut interval = tokio::time::interval(check);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut before = (0, 0);
-    let mut silent = Duration::ZERO;
-    while silent < limit {
-        interval.tick().await;
-        let now = (activity.read(), activity.written());
-        silent = if now == before { silent + check } else { Duration::ZERO };
-        before = now;
+/// What became of a tunnel.
+enum Carried {
+    Ended(TunnelEnding),
+    Request(Bytes),
+}
+
+impl From<Spliced> for Carried {
+    fn from(ended: Spliced) -> Self {
+        match ended {
+            Spliced::Complete => Self::Ended(TunnelEnding::Complete),
+            Spliced::Broken(error) => {
+                tracing::debug!(%error, "tunnel broke off");
+                Self::Ended(TunnelEnding::Broken)
+            }
+            Spliced::NewRequest(bytes) => Self::Request(bytes),
+        }
     }
+}
+
+/// A connection that nobody else ends for being idle must end when its far end is gone.
+fn keep_alive(stream: &TcpStream) {
+    use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepidle, set_tcp_keepintvl};
+    // A socket that refuses is about to fail anyway.
+    let _ = set_socket_keepalive(stream, true);
+    let _ = set_tcp_keepidle(stream, KEEP_ALIVE_IDLE);
+    let _ = set_tcp_keepintvl(stream, KEEP_ALIVE_INTERVAL);
 }
 
 fn settle(enforcer: &Enforcer, rule: &Rule, settled: (Pass, Ended)) {

@@ -122,9 +122,9 @@ impl Pools {
 
 impl Pool {
     /// A new connection, on which nothing was said.
-    async fn dial(&self) -> Result<TcpStream, UpstreamError> {
+    async fn dial(&self, limit: Duration) -> Result<TcpStream, UpstreamError> {
         let refuse = |source| UpstreamError::Connect { address: Arc::clone(&self.address), source };
-        let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&*self.address))
+        let stream = tokio::time::timeout(limit, TcpStream::connect(&*self.address))
             .await
             .map_err(|_| refuse(std::io::ErrorKind::TimedOut.into()))?
             .map_err(refuse)?;
@@ -133,13 +133,13 @@ impl Pool {
     }
 
     async fn connect(self: &Arc<Self>) -> Result<(Box<Driven>, Arc<Self>), UpstreamError> {
-        let stream = self.dial().await?;
+        let stream = self.dial(CONNECT_TIMEOUT).await?;
         let connection = Driven::new(stream).await.map_err(|source| self.reset(source))?;
         Ok((connection, Arc::clone(self)))
     }
 
     async fn slot(&self, now: Instant) -> Result<Slot, UpstreamError> {
-        self.multiplexed.slot(now, || self.dial()).await?.map_err(|source| self.reset(source))
+        self.multiplexed.slot(now, || self.dial(CONNECT_TIMEOUT)).await?.map_err(|source| self.reset(source))
     }
 
     fn reset(&self, source: hyper::Error) -> UpstreamError {
@@ -199,11 +199,11 @@ pub(crate) async fn send(
     }
 }
 
-/// A new connection to the first of `pools` that takes one, on which nothing was said.
-pub(crate) async fn connect(pools: &[Arc<Pool>]) -> Result<TcpStream, UpstreamError> {
+/// A new connection to the first of `pools` that takes one within `limit`, on which nothing was said.
+pub(crate) async fn connect(pools: &[Arc<Pool>], limit: Duration) -> Result<TcpStream, UpstreamError> {
     let mut last = UpstreamError::Unknown;
     for pool in pools {
-        match pool.dial().await {
+        match pool.dial(limit).await {
             Ok(stream) => return Ok(stream),
             Err(error) => last = error,
         }

@@ -44,11 +44,12 @@ pub struct StateView {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ListenerView {
-    /// `inbound`, `outbound` or `admin`.
+    /// `inbound`, `outbound`, `transparent-inbound`, `transparent-outbound` or `admin`.
     pub kind: &'static str,
     /// Where it listens, with the port it got.
     pub address: SocketAddr,
-    /// Where its traffic goes; empty for the admin port and where the Host header says.
+    /// Where its traffic goes; empty for the admin port, where the Host header says, and where each connection goes on to
+    /// where it was going.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub destination: String,
 }

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::activity::Activity;
 use crate::enforcer::Enforcer;
+use crate::interception::Way;
 use crate::pipeline::deadline::SpareTimer;
 use crate::pipeline::hop::Hop;
 use crate::tunnel::Upstream;
@@ -20,8 +21,8 @@ use crate::tunnel::Upstream;
 pub(crate) struct Caller {
     /// What is in force.
     pub(crate) enforcer: Arc<Enforcer>,
-    /// The listener it came in by.
-    pub(crate) listener: usize,
+    /// How it is known where its requests go.
+    pub(crate) way: Way,
     /// The connection, as requests are told of it.
     pub(crate) hop: Hop,
     /// What happens on it.
@@ -35,12 +36,12 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// A connection from `peer` on listener `listener`, which begins now.
-    pub(crate) fn new(enforcer: Arc<Enforcer>, listener: usize, peer: SocketAddr, draining: CancellationToken) -> Self {
-        let hop = Hop::new(enforcer.direction(listener), Some(peer));
+    /// A connection from `peer`, which begins now and goes where `way` says.
+    pub(crate) fn new(enforcer: Arc<Enforcer>, way: Way, peer: SocketAddr, draining: CancellationToken) -> Self {
+        let hop = Hop::new(way.direction(&enforcer), Some(peer));
         Self {
             enforcer,
-            listener,
+            way,
             hop,
             activity: Arc::default(),
             draining,

@@ -32,7 +32,7 @@ enum Detected {
 
 /// Serves `stream` to its end.
 pub(super) async fn run(mut stream: ClientStream, caller: Arc<Caller>) {
-    let protocol = caller.enforcer.snapshot().protocol(caller.listener);
+    let protocol = caller.way.protocol(&caller.enforcer.snapshot());
     let detected = match protocol {
         Protocol::Tcp => Detected::Client(Spoken::Other),
         Protocol::Http if awaited(&stream, &caller, caller.enforcer.limits().idle).await => {
@@ -45,13 +45,29 @@ pub(super) async fn run(mut stream: ClientStream, caller: Arc<Caller>) {
         Detected::Client(Spoken::Http1 | Spoken::Unsure) => http1_until_end(stream, &caller).await,
         Detected::Client(Spoken::Http2) => Box::pin(http2::serve(stream, &caller)).await,
         Detected::Client(Spoken::Other) => {
-            if let Some(upstream) = Box::pin(tunnel::open(&caller)).await {
-                Box::pin(tunnel::carry(stream, upstream, &caller)).await;
+            if let Some(upstream) = open(&stream, &caller).await {
+                carry(stream, upstream, &caller).await;
             }
         }
-        Detected::Upstream(upstream) => Box::pin(tunnel::carry(stream, upstream, &caller)).await,
+        Detected::Upstream(upstream) => carry(stream, upstream, &caller).await,
         Detected::Nothing => {}
     }
+}
+
+async fn carry(stream: ClientStream, upstream: tunnel::Upstream, caller: &Arc<Caller>) {
+    if let Some(stream) = Box::pin(tunnel::carry(stream, upstream, caller)).await {
+        http1_until_end(stream, caller).await;
+    }
+}
+
+/// A connection to the upstream. Where there is none, a client whose connection was redirected sees it break, which is as
+/// near as can be to being refused.
+async fn open(stream: &ClientStream, caller: &Caller) -> Option<tunnel::Upstream> {
+    let upstream = Box::pin(tunnel::open(caller)).await;
+    if upstream.is_none() && caller.way.address().is_some() {
+        stream.reset();
+    }
+    upstream
 }
 
 async fn http1_until_end(mut stream: ClientStream, caller: &Arc<Caller>) {
@@ -61,7 +77,10 @@ async fn http1_until_end(mut stream: ClientStream, caller: &Arc<Caller>) {
         match Box::pin(http1::serve(stream, caller, stay)).await {
             End::Idle(silent) => stream = silent,
             End::Closed(stream) => return stream.close().await,
-            End::Upgraded(stream, upgraded) => return Box::pin(tunnel::carry(stream, upgraded, caller)).await,
+            End::Upgraded(stream, upgraded) => {
+                Box::pin(tunnel::carry(stream, upgraded, caller)).await;
+                return;
+            }
             End::Cut => return,
         }
         let silent_since = Instant::now();
@@ -93,7 +112,7 @@ async fn detect(stream: &mut ClientStream, caller: &Arc<Caller>) -> Detected {
     if caller.draining.is_cancelled() {
         return Detected::Nothing;
     }
-    let Some(upstream) = Box::pin(tunnel::open(caller)).await else { return Detected::Nothing };
+    let Some(upstream) = open(stream, caller).await else { return Detected::Nothing };
     let client_spoke = tokio::select! {
         biased;
         client_spoke = awaited(stream, caller, caller.enforcer.limits().idle) => client_spoke,

@@ -126,6 +126,18 @@ impl ClientStream {
         self
     }
 
+    /// From now on HTTP/1 is spoken again.
+    pub(crate) fn into_http1(mut self) -> Self {
+        self.end = End::HttpOnly;
+        self
+    }
+
+    /// When it is dropped the client sees a connection that broke.
+    pub(crate) fn reset(&self) {
+        // A socket that refuses is closed all the same.
+        let _ = self.socket().set_zero_linger();
+    }
+
     /// Whether bytes were read that nobody has taken yet.
     pub(crate) fn has_prefix(&self) -> bool {
         !self.prefix.is_empty()

@@ -11,6 +11,7 @@ use fusebox_policy::config::Mode;
 use crate::breakers::Tracked;
 use crate::endpoints::{Member, Pick};
 use crate::enforcer::Enforcer;
+use crate::listener::caller::Caller;
 use crate::snapshot::{Guard, Rule};
 use crate::upstream::Pool;
 
@@ -43,14 +44,15 @@ impl Pass {
 }
 
 /// Connections to the endpoint, or to the Service's own addresses, tried in order.
-pub(crate) fn pools<'a>(rule: &'a Rule, endpoint: Option<&'a Member>) -> &'a [Arc<Pool>] {
-    endpoint.map_or(&rule.pools[..], |endpoint| &endpoint.pools[..])
+pub(crate) fn pools<'a>(caller: &'a Caller, rule: &'a Rule, endpoint: Option<&'a Member>) -> &'a [Arc<Pool>] {
+    endpoint.map_or_else(|| caller.way.pools(rule, &caller.enforcer), |endpoint| &endpoint.pools[..])
 }
 
-/// Asks for one request that goes by `rule`.
-pub(crate) fn ask(enforcer: &Enforcer, rule: &Rule, now: Instant) -> Gate {
-    let Some(guard) = &rule.guard else { return by_address(rule, || Gate::Pass(Pass::default())) };
-    let Some(group) = &guard.endpoints else { return by_address(rule, || by_service(enforcer, guard, now)) };
+/// Asks for one request of `caller` that goes by `rule`.
+pub(crate) fn ask(caller: &Caller, rule: &Rule, now: Instant) -> Gate {
+    let enforcer = &*caller.enforcer;
+    let Some(guard) = &rule.guard else { return by_address(caller, rule, || Gate::Pass(Pass::default())) };
+    let Some(group) = &guard.endpoints else { return by_address(caller, rule, || by_service(enforcer, guard, now)) };
     match group.pick(guard.mode, now, |tracked, transition| enforcer.transitioned(tracked, transition)) {
         Pick::Send(endpoint, permit) => Gate::Pass(Pass { permit, endpoint: Some(endpoint) }),
         Pick::SendThoughRefused(endpoint) => {
@@ -58,13 +60,13 @@ pub(crate) fn ask(enforcer: &Enforcer, rule: &Rule, now: Instant) -> Gate {
             Gate::Pass(Pass { permit: None, endpoint: Some(endpoint) })
         }
         Pick::Refuse(refusal) => Gate::Refuse(refusal),
-        Pick::Stray => by_address(rule, || by_service(enforcer, guard, now)),
+        Pick::Stray => by_address(caller, rule, || by_service(enforcer, guard, now)),
     }
 }
 
 /// A breaker is not asked where there is no address to send to: it would wait for an answer.
-fn by_address(rule: &Rule, ask: impl FnOnce() -> Gate) -> Gate {
-    if rule.pools.is_empty() { Gate::NoAddress } else { ask() }
+fn by_address(caller: &Caller, rule: &Rule, ask: impl FnOnce() -> Gate) -> Gate {
+    if caller.way.pools(rule, &caller.enforcer).is_empty() { Gate::NoAddress } else { ask() }
 }
 
 fn by_service(enforcer: &Enforcer, guard: &Guard, now: Instant) -> Gate {

@@ -3,6 +3,7 @@
 //! It must change nothing that is in force: what it makes is thrown away when a later field is wrong.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use fusebox_policy::circuit_breaker::{FailureClassifier, MaxOpenPercent, Settings};
@@ -13,8 +14,9 @@ use fusebox_policy::config::{
 use fusebox_policy::matching::RequestMatcher;
 use http::HeaderValue;
 
+use super::aims::Aims;
 use super::fallback::Fallback;
-use super::{Destination, Guard, Installed, RefusalHeaders, Route, Rule, Snapshot, Surroundings, check};
+use super::{Destination, Guard, Installed, Reach, RefusalHeaders, Route, Rule, Snapshot, Surroundings, check};
 use crate::breakers::Tracked;
 use crate::config_error::ConfigError;
 use crate::endpoints::{self, Group};
@@ -37,6 +39,7 @@ struct RoutePlan<'a> {
     port: u16,
     protocol: Protocol,
     addresses: Vec<String>,
+    reach: Reach,
     policy: Option<&'a CircuitBreaker>,
 }
 
@@ -55,10 +58,14 @@ pub(super) fn assemble(
     for (index, route) in inbound.iter().enumerate() {
         applications.insert(route.port, builder.inbound(index, route)?);
     }
+    let mut aims = Aims::new(applications.clone(), [Side::Server, Side::Client].map(|side| builder.untouched(side)));
+    let home = config.map_or("", |config| &config.workload.namespace);
     let mut services = BTreeMap::new();
-    for (index, route) in outbound.iter().enumerate() {
-        let place = ServicePort { service: route.service.clone(), port: route.port };
-        services.insert(place, builder.outbound(index, route)?);
+    for (index, plan) in outbound.iter().enumerate() {
+        let place = ServicePort { service: plan.service.clone(), port: plan.port };
+        let route = builder.outbound(index, plan)?;
+        aims.add(plan, &route, home);
+        services.insert(place, route);
     }
     builder.unlisted_services(&mut services)?;
     let by_listener = topology
@@ -78,6 +85,7 @@ pub(super) fn assemble(
         policies: config.map(|config| config.policies.clone()).unwrap_or_default(),
         by_listener,
         by_host,
+        aims,
         sole,
         breakers: builder.breakers,
         series: builder.series,
@@ -98,6 +106,7 @@ impl Builder<'_> {
             port: *port,
             protocol: *protocol,
             addresses: listener.into_iter().collect(),
+            reach: Reach::Aim,
             policy: circuit_breaker.as_ref(),
         })
     }
@@ -116,6 +125,11 @@ impl Builder<'_> {
             port: *port,
             protocol: *protocol,
             addresses: Some(self.fixed(service, *port)).filter(|fixed| !fixed.is_empty()).unwrap_or(addresses.clone()),
+            reach: if addresses.iter().any(|address| address.parse::<SocketAddr>().is_ok()) {
+                Reach::Addresses
+            } else {
+                Reach::Aim
+            },
             policy: circuit_breaker.as_ref(),
         })
     }
@@ -150,7 +164,7 @@ impl Builder<'_> {
                 Some(route) => Ok(Some(Arc::clone(route))),
                 None => self.bare_service(place).map(Some),
             },
-            Destination::ByHost => Ok(None),
+            Destination::ByHost | Destination::Original(_) => Ok(None),
         }
     }
 
@@ -162,6 +176,7 @@ impl Builder<'_> {
             port,
             protocol: Protocol::Detect,
             addresses: vec![address.to_owned()],
+            reach: Reach::Addresses,
             policy: None,
         })
     }
@@ -174,6 +189,7 @@ impl Builder<'_> {
             port: place.port,
             protocol: Protocol::Detect,
             addresses: self.fixed(&place.service, place.port),
+            reach: Reach::Addresses,
             policy: None,
         })
     }
@@ -193,7 +209,15 @@ impl Builder<'_> {
             Some(policy) => self.rules(plan, policy, (&pools, &target))?,
             None => {
                 let series = self.series(bare_labels(plan));
-                vec![Arc::new(Rule { matcher: None, timeout: None, pools, target, series, guard: None })]
+                vec![Arc::new(Rule {
+                    matcher: None,
+                    timeout: None,
+                    pools,
+                    reach: plan.reach,
+                    target,
+                    series,
+                    guard: None,
+                })]
             }
         };
         Ok(Arc::new(Route { port: plan.port, protocol: plan.protocol, rules }))
@@ -216,6 +240,7 @@ impl Builder<'_> {
                 matcher: matcher(&field, rule)?,
                 timeout: check::timeout(&field, rule)?,
                 pools: Arc::clone(pools),
+                reach: plan.reach,
                 target: Arc::clone(target),
                 series: Arc::clone(&installed.own.series),
                 guard: Some(guard((&policy_field, &field), policy, rule, &installed)?),
@@ -265,6 +290,24 @@ impl Builder<'_> {
             return Err(ConfigError::text(field, "is there twice: policy, target, side, port and rule name are equal"));
         }
         Ok(installed)
+    }
+
+    /// Where what meets no route counts: under no name, and port 0. Only where anything is redirected.
+    fn untouched(&mut self, side: Side) -> Arc<Series> {
+        let labels = SeriesLabels {
+            policy_namespace: String::new(),
+            policy: String::new(),
+            target_namespace: String::new(),
+            target: String::new(),
+            side,
+            port: 0,
+            rule: String::new(),
+        };
+        let redirects = |one: &Destination| matches!(one, Destination::Original(_));
+        if self.around.topology.listeners.iter().any(redirects) {
+            return self.series(labels);
+        }
+        Arc::new(Series::new(labels))
     }
 
     fn series(&mut self, labels: SeriesLabels) -> Arc<Series> {

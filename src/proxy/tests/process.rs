@@ -41,6 +41,16 @@ struct Running {
     _log: Lines<BufReader<ChildStderr>>,
 }
 
+/// Killed when it is dropped.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 impl Running {
     fn start(upstream: &TcpListener, more: &[&str]) -> Result<Self> {
         Self::start_with(upstream, more, Stdio::inherit())
@@ -162,6 +172,58 @@ fn the_access_log_tells_of_an_answer_a_failure_and_a_refusal_until_the_last_line
     let refused = lines.iter().find(|line| line["decision"] == "open").context("the refusal")?;
     ensure!(refused["error"] == "circuit-open" && refused["status"] == 503, "{refused}");
     ensure!(refused["policy"] == "shop/pay" && refused["target"] == "shop/payments:80", "{refused}");
+    Ok(())
+}
+
+#[test]
+fn as_many_files_may_be_open_as_the_system_allows_at_most() -> Result<()> {
+    let child = Command::new("sh")
+        .args(["-c", "ulimit -Hn 2000 && ulimit -Sn 256 && exec \"$0\" --admin 127.0.0.1:0"])
+        .arg(env!("CARGO_BIN_EXE_fusebox-proxy"))
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut child = Ended(child);
+    let mut log = BufReader::new(child.0.stderr.take().context("the log")?).lines();
+    log.next().context("it started")??;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.0.id()))?;
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).context("the limit")?;
+    ensure!(line.split_whitespace().skip(3).take(2).eq(["2000", "2000"]), "{line}");
+    Ok(())
+}
+
+#[test]
+fn probes_that_are_none_stop_the_start_and_the_option_is_named() -> Result<()> {
+    for (text, said) in
+        [("[{", "not a list of probes as JSON"), (r#"[{"path":"/x","port":1,"kind":"tcp"}]"#, "path is not")]
+    {
+        let output = Command::new(env!("CARGO_BIN_EXE_fusebox-proxy")).env("FUSEBOX_PROBES", text).output()?;
+        let error = String::from_utf8(output.stderr)?;
+        ensure!(!output.status.success() && error.contains("--probes") && error.contains(said), "{text}: {error}");
+    }
+    Ok(())
+}
+
+#[test]
+fn redirect_prints_its_rules_without_changing_any_and_names_what_it_can_not_follow() -> Result<()> {
+    let redirect =
+        |arguments: &[&str]| Command::new(env!("CARGO_BIN_EXE_fusebox-proxy")).arg("redirect").args(arguments).output();
+    let output = redirect(&["--proxy-uid=15000", "--exclude-inbound=22,15020", "--exclude-outbound=53", "--dry-run"])?;
+    let printed = String::from_utf8(output.stdout)?;
+    ensure!(output.status.success() && printed.starts_with("table inet fusebox {\n"), "{printed}");
+    ensure!(printed.contains("\t\ttcp dport 22 accept\n"), "{printed}");
+    let output = redirect(&["--proxy-uid=0", "--dry-run"])?;
+    let error = String::from_utf8(output.stderr)?;
+    ensure!(output.status.code() == Some(1) && error.contains("--proxy-uid: root"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn help_shows_the_options_the_examples_and_the_step() -> Result<()> {
+    let output = Command::new(env!("CARGO_BIN_EXE_fusebox-proxy")).arg("--help").output()?;
+    let help = String::from_utf8(output.stdout)?;
+    for part in ["The sidecar that enforces", "--transparent-outbound", "redirect", "In front of an application"] {
+        ensure!(help.contains(part), "{part} is not in {help}");
+    }
     Ok(())
 }
 

@@ -51,7 +51,11 @@ impl Http2Upstream {
 
     /// One that takes `streams` at once on each connection.
     pub(crate) async fn with_streams(streams: u32) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), streams)
+    }
+
+    /// The same on a listener that is there.
+    pub(crate) fn on(listener: TcpListener, streams: u32) -> Self {
         let address = listener.local_addr().unwrap();
         let (counts, leaving) = (Arc::new(Counts::default()), CancellationToken::new());
         let shared = (Arc::clone(&counts), leaving.clone());
@@ -211,7 +215,11 @@ impl Http2Answer {
 
 impl Http2Client {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).await.unwrap();
+        Self::over(TcpStream::connect(address).await.unwrap()).await
+    }
+
+    /// On a connection that is there.
+    pub(crate) async fn over(stream: TcpStream) -> Self {
         let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         Self(sender)
