@@ -132,7 +132,9 @@ impl Attachments<'_> {
             for resolved in policy.targets.iter().filter_map(|target| target.resolved.as_ref()) {
                 match policy.source.spec.side {
                     Side::Client => {
-                        resolved.callers.iter().for_each(|caller| guarded.by_caller(caller, resolved.service))
+                        for caller in &resolved.callers {
+                            guarded.by_caller(caller, resolved.service);
+                        }
                     }
                     Side::Server => guarded.at_server(resolved.service),
                 }

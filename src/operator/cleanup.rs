@@ -92,7 +92,7 @@ impl Cleanup {
                 Some(namespace) => Api::namespaced(client.clone(), namespace),
                 None => Api::all(client.clone()),
             };
-            namespaces.extend(listed(&pods, ("Pod", &selector)).await?.iter().filter_map(|pod| pod.namespace()));
+            namespaces.extend(listed(&pods, ("Pod", &selector)).await?.iter().filter_map(kube::ResourceExt::namespace));
         }
         Ok(namespaces)
     }
