@@ -5,3 +5,5 @@
 
 #[path = "pods/plain.rs"]
 mod plain;
+#[path = "pods/transparent.rs"]
+mod transparent;

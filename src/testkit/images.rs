@@ -39,9 +39,9 @@ pub fn of_tests() -> Result<Vec<Image>> {
     Ok(vec![debian()?, grpc_client()?, grpc_server()?])
 }
 
-/// Wraps the layer in `folder` into an archive beside it, and removes the layer.
-fn wrap(folder: &Path, name: &str, entrypoint: &[&str]) -> Result<()> {
-    let layer = fs::read(folder.join(LAYER)).context("cannot read the image's layer")?;
+/// Wraps layers in `folder` into an archive beside them, and removes the layers.
+fn wrap(folder: &Path, name: &str, (layers, entrypoint): (&[&str], &[&str])) -> Result<()> {
+    let hashes = layers.iter().map(|layer| hash_of_layer(&folder.join(layer))).collect::<Result<Vec<String>>>()?;
     let configuration = json!({
         "architecture": architecture(),
         "os": "linux",
@@ -49,13 +49,20 @@ fn wrap(folder: &Path, name: &str, entrypoint: &[&str]) -> Result<()> {
             "Entrypoint": entrypoint,
             "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
         },
-        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", hex(&Sha256::digest(&layer)))]},
+        "rootfs": {"type": "layers", "diff_ids": hashes},
     });
-    let manifest = json!([{"Config": "config.json", "RepoTags": [name], "Layers": [LAYER]}]);
+    let manifest = json!([{"Config": "config.json", "RepoTags": [name], "Layers": layers}]);
     fs::write(folder.join("config.json"), configuration.to_string()).context("cannot write the image's settings")?;
     fs::write(folder.join("manifest.json"), manifest.to_string()).context("cannot write the image's manifest")?;
-    tar(folder, &folder.join(ARCHIVE), &["manifest.json", "config.json", LAYER])?;
-    fs::remove_file(folder.join(LAYER)).context("cannot remove the image's layer")
+    let mut files = vec!["manifest.json", "config.json"];
+    files.extend(layers);
+    tar(folder, &folder.join(ARCHIVE), &files)?;
+    layers.iter().try_for_each(|layer| fs::remove_file(folder.join(layer))).context("cannot remove the image's layers")
+}
+
+fn hash_of_layer(layer: &Path) -> Result<String> {
+    let content = fs::read(layer).with_context(|| format!("cannot read the layer {}", layer.display()))?;
+    Ok(format!("sha256:{}", hex(&Sha256::digest(&content))))
 }
 
 /// Packs files of `folder` with a fixed owner and time, so that equal content gives an equal archive.
@@ -91,7 +98,7 @@ mod tests {
         fs::write(folder.path().join("program"), "content")?;
         tar(folder.path(), &folder.path().join(LAYER), &["program"])?;
         let layer = hex(&Sha256::digest(fs::read(folder.path().join(LAYER))?));
-        wrap(folder.path(), "fusebox/test:1", &["/program"])?;
+        wrap(folder.path(), "fusebox/test:1", (&[LAYER], &["/program"]))?;
         let listed = Command::new("tar").arg("--list").arg("--file").arg(folder.path().join(ARCHIVE)).output()?;
         assert_eq!(String::from_utf8_lossy(&listed.stdout), "manifest.json\nconfig.json\nlayer.tar\n");
         let configuration = fs::read_to_string(folder.path().join("config.json"))?;

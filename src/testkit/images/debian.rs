@@ -4,6 +4,7 @@
 //! One image for client and server, because unpacking Debian takes longer than all else that a test does.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
@@ -32,13 +33,23 @@ pub fn debian() -> Result<Image> {
         let progress = Progress::start("image of Debian (once, kept in the cache)");
         progress.phase(format!("mmdebstrap with {}", PACKAGES.join(", ")));
         bootstrap(&draft.join(LAYER))?;
-        wrap(draft, DEBIAN_IMAGE, &["/bin/sh"])
+        wrap(draft, DEBIAN_IMAGE, (&[LAYER], &["/bin/sh"]))
     })?;
     fs::metadata(entry.join(ARCHIVE)).with_context(|| format!("{} is incomplete: remove it", entry.display()))?;
     Ok(Image { name: DEBIAN_IMAGE.to_owned(), archive: entry.join(ARCHIVE) })
 }
 
-fn bootstrap(layer: &std::path::Path) -> Result<()> {
+/// Puts the image's layer into `folder`, for an image on top of it.
+pub(super) fn unpack_layer(folder: &Path) -> Result<()> {
+    let archive = debian()?.archive;
+    let mut command = Command::new("tar");
+    command.args(["--extract", "--file"]).arg(archive).arg("--directory").arg(folder).arg(LAYER);
+    let output = command.stdin(Stdio::null()).output().context("cannot run tar")?;
+    ensure!(output.status.success(), "tar failed: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+fn bootstrap(layer: &Path) -> Result<()> {
     let output = Command::new("mmdebstrap")
         .args(["--variant=essential", &format!("--include={}", PACKAGES.join(","))])
         .args(["--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*"])
