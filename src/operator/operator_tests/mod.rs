@@ -11,6 +11,7 @@ mod certificates;
 mod events;
 mod fenced_writes;
 mod monitoring;
+mod namespaced;
 mod operations;
 mod outputs;
 mod replicas;
@@ -29,7 +30,7 @@ use fusebox_testkit::services::ServiceBuilder;
 use fusebox_testkit::{AuditEvent, Cluster, Workload, eventually};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::PostParams;
-use kube::{Api, Client};
+use kube::{Api, Client, Config};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -56,6 +57,11 @@ struct Running {
 
 impl Running {
     async fn start(cluster: &Cluster, identity: &str, flags: &[&str]) -> Result<Self> {
+        Self::start_with(cluster.config().await?, identity, flags).await
+    }
+
+    /// As [`Running::start`], as whoever the configuration says.
+    async fn start_with(config: Config, identity: &str, flags: &[&str]) -> Result<Self> {
         let (health, metrics) = (Health::starting(components()), Metrics::new()?);
         let own = ["fusebox-operator", "--control-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
         let chosen = flags.contains(&"--ops-listen");
@@ -63,7 +69,7 @@ impl Running {
         let own = own.iter().chain(&["--webhook-listen", "127.0.0.1:0"]).chain(operations);
         let named = ["--namespace", NAMESPACE, "--identity", identity, "--discovery-interval", "1s"];
         let settings = Settings::try_parse_from(own.chain(&named).chain(flags))?;
-        let operator = Operator::new(settings, cluster.config().await?, health.clone(), metrics.clone()).await?;
+        let operator = Operator::new(settings, config, health.clone(), metrics.clone()).await?;
         let admission = operator.admission();
         let (control, operations) = (operator.control_address()?, operator.operations_address()?);
         let shutdown = CancellationToken::new();
