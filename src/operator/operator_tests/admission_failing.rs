@@ -23,7 +23,7 @@ async fn only_who_asked_is_refused(stage: &Stage) -> Result<String> {
     stage.create("plain", |_| ()).await?;
     let taken = begun.elapsed();
     ensure!(taken < AT_ONCE, "a pod that did not ask took {taken:?}");
-    let refused = stage.create("asked", |pod| ask(pod)).await;
+    let refused = stage.create("asked", ask).await;
     let Err(kube::Error::Api(status)) = refused else { anyhow::bail!("{refused:?}") };
     ensure!(status.message.contains("failed calling webhook \"pods.inject.fusebox.dev\""), "{}", status.message);
     stage.clear().await?;

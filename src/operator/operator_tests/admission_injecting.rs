@@ -53,7 +53,7 @@ async fn a_pod_that_asks_is_injected_and_no_other_is_touched() -> Result<()> {
         Ok(())
     })
     .await?;
-    let alone = stage.create("alone", |pod| ask(pod)).await?;
+    let alone = stage.create("alone", ask).await?;
     assert_eq!(names(&alone), ["fusebox-proxy", "fusebox-redirect"], "the pod asks itself");
     stage.clear().await
 }

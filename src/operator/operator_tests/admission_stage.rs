@@ -141,7 +141,7 @@ impl Stage {
     async fn injection_is_asked(&self) -> Result<()> {
         let dry = PostParams { dry_run: true, ..PostParams::default() };
         eventually(SOON, "the API server asks the webhook", async || {
-            let created = self.create_with(&dry, "asks", |pod| ask(pod)).await;
+            let created = self.create_with(&dry, "asks", ask).await;
             let untouched = created.is_ok_and(|pod| pod["spec"].get("initContainers").is_none());
             ensure!(!untouched, "not yet");
             Ok(())

@@ -207,8 +207,8 @@ fn verb(method: &Method, name: &str, query: &Query) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    fn attributes(method: Method, path: &str) -> Result<Attributes, Refusal> {
-        match Route::find(&method, &format!("{VERSION}{path}"), &Query::default())? {
+    fn attributes(method: &Method, path: &str) -> Result<Attributes, Refusal> {
+        match Route::find(method, &format!("{VERSION}{path}"), &Query::default())? {
             Route::Resource(attributes) => Ok(attributes),
             other => panic!("{other:?}"),
         }
@@ -216,11 +216,11 @@ mod tests {
 
     #[test]
     fn paths_lead_to_what_is_asked_for() {
-        let asked = attributes(Method::GET, "/circuitbreakerstates").unwrap();
+        let asked = attributes(&Method::GET, "/circuitbreakerstates").unwrap();
         assert_eq!((asked.verb, asked.namespace.as_str(), asked.name.as_str()), ("list", "", ""));
-        let asked = attributes(Method::GET, "/namespaces/shop/circuitbreakerstates/pay.ments").unwrap();
+        let asked = attributes(&Method::GET, "/namespaces/shop/circuitbreakerstates/pay.ments").unwrap();
         assert_eq!((asked.verb, asked.namespace.as_str(), asked.name.as_str()), ("get", "shop", "pay.ments"));
-        let asked = attributes(Method::DELETE, "/namespaces/shop/circuitbreakerstates/payments/override").unwrap();
+        let asked = attributes(&Method::DELETE, "/namespaces/shop/circuitbreakerstates/payments/override").unwrap();
         assert_eq!((asked.verb, asked.resource().as_str()), ("delete", "circuitbreakerstates/override"));
         assert_eq!(Route::find(&Method::GET, "/apis/", &Query::default()).unwrap(), Route::Groups);
     }
@@ -235,7 +235,7 @@ mod tests {
             "/circuitbreakerstates/a",
             "/namespaces/SHOP/circuitbreakerstates",
         ] {
-            let outcome = attributes(Method::GET, path);
+            let outcome = attributes(&Method::GET, path);
             assert!(matches!(outcome, Err(Refusal::NoSuchPath)), "{path}: {outcome:?}");
         }
         assert!(matches!(Route::find(&Method::GET, "/healthz", &Query::default()), Err(Refusal::NoSuchPath)));
@@ -243,12 +243,12 @@ mod tests {
 
     #[test]
     fn what_a_resource_cannot_do_is_said_by_name() {
-        let asked = attributes(Method::PATCH, "/namespaces/shop/circuitbreakerstates/payments").unwrap();
+        let asked = attributes(&Method::PATCH, "/namespaces/shop/circuitbreakerstates/payments").unwrap();
         let refusal = operation(&asked).unwrap_err();
         assert_eq!(refusal.to_string(), "patch is not supported on circuitbreakerstates");
-        let asked = attributes(Method::GET, "/namespaces/shop/pods/payments").unwrap();
+        let asked = attributes(&Method::GET, "/namespaces/shop/pods/payments").unwrap();
         assert!(matches!(operation(&asked), Err(Refusal::NoSuchPath)));
-        assert!(matches!(attributes(Method::OPTIONS, "/circuitbreakerstates"), Err(Refusal::Verb { .. })));
+        assert!(matches!(attributes(&Method::OPTIONS, "/circuitbreakerstates"), Err(Refusal::Verb { .. })));
     }
 
     #[test]
