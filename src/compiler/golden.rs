@@ -149,8 +149,8 @@ fn a_thousand_policies_and_two_hundred_pods_compile_in_seconds() {
     let plan = compile(&snapshot);
     let taken = begun.elapsed();
     assert_eq!((plan.policies.len(), plan.workloads.len()), (1_000, 1));
-    // A wide margin over what it takes, since other tests share the machine: it must not be quadratic.
-    assert!(taken < std::time::Duration::from_secs(5), "took {taken:?}");
+    // A deadline and no measure, since other tests share the machine: what grows with the square takes minutes.
+    assert!(taken < std::time::Duration::from_secs(60), "took {taken:?}");
     println!("compiled in {taken:?}");
 }
 

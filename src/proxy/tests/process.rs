@@ -178,7 +178,7 @@ fn the_access_log_tells_of_an_answer_a_failure_and_a_refusal_until_the_last_line
 #[test]
 fn as_many_files_may_be_open_as_the_system_allows_at_most() -> Result<()> {
     let child = Command::new("sh")
-        .args(["-c", "ulimit -Hn 2000 && ulimit -Sn 256 && exec \"$0\" --admin 127.0.0.1:0"])
+        .args(["-c", "ulimit -Sn 256 && ulimit -Hn 2000 && exec \"$0\" --admin 127.0.0.1:0"])
         .arg(env!("CARGO_BIN_EXE_fusebox-proxy"))
         .stderr(Stdio::piped())
         .spawn()?;
