@@ -3,6 +3,14 @@
 //! `make e2e` brings cluster, images and chart and runs these; `cargo test` alone leaves them out. Programs in the pods are
 //! curl, nginx and gRPC's own, as they are published: what is to be shown is that an application needs no change.
 
+#[path = "pods/breaker.rs"]
+mod breaker;
+#[path = "pods/endpoints.rs"]
+mod endpoints;
+#[path = "pods/lifecycle.rs"]
+mod lifecycle;
+#[path = "pods/overrides.rs"]
+mod overrides;
 #[path = "pods/plain.rs"]
 mod plain;
 #[path = "pods/transparent.rs"]

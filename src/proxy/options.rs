@@ -251,8 +251,8 @@ impl FromStr for InboundSpec {
             Some((address, port)) => (address, Some(parse::port(port)?)),
             None => (application, None),
         };
-        let (_, own) = parse::host_port(address)?;
-        Ok(Self { listen: parse::socket_address(listen)?, application: address.to_owned(), port: named.unwrap_or(own) })
+        let (application, own) = parse::dialable(address)?;
+        Ok(Self { listen: parse::socket_address(listen)?, application, port: named.unwrap_or(own) })
     }
 }
 
@@ -277,8 +277,8 @@ impl FromStr for UpstreamSpec {
             .split_once('=')
             .ok_or(ArgumentError::Shape("NAMESPACE/SERVICE[:PORT]=ADDR, such as shop/payments=127.0.0.1:9000"))?;
         let (service, port) = parse::service(service)?;
-        parse::host_port(address)?;
-        Ok(Self { service, port, address: address.to_owned() })
+        let (address, _) = parse::dialable(address)?;
+        Ok(Self { service, port, address })
     }
 }
 
@@ -304,6 +304,9 @@ mod tests {
         assert_eq!(plain.port, 8080);
         let named: InboundSpec = "0.0.0.0:15006=127.0.0.1:45678/8080".parse().unwrap();
         assert_eq!((named.application.as_str(), named.port), ("127.0.0.1:45678", 8080));
+        // As injection writes it, for both families.
+        let bracketed: InboundSpec = "0.0.0.0:15100=[10.244.0.36]:8080/8080".parse().unwrap();
+        assert_eq!((bracketed.application.as_str(), bracketed.port), ("10.244.0.36:8080", 8080));
     }
 
     #[test]

@@ -60,6 +60,14 @@ pub(crate) fn host_port(text: &str) -> Result<(String, u16), ArgumentError> {
     Ok((bare.to_owned(), number))
 }
 
+/// `host:port` as it can be connected to, and the port: brackets stay around an IPv6 address alone, because nobody else takes an
+/// IPv4 address in them.
+pub(crate) fn dialable(text: &str) -> Result<(String, u16), ArgumentError> {
+    let (host, number) = host_port(text)?;
+    let joined = if host.contains(':') { format!("[{host}]:{number}") } else { format!("{host}:{number}") };
+    Ok((joined, number))
+}
+
 /// `NAMESPACE/SERVICE[:PORT]`.
 pub(crate) fn service(text: &str) -> Result<(ServiceId, Option<u16>), ArgumentError> {
     const SHAPE: ArgumentError = ArgumentError::Shape("NAMESPACE/SERVICE:PORT, such as shop/payments:80");
@@ -122,6 +130,18 @@ mod tests {
         for text in ["", "5", "-1s", "1y", "25h", "99999999999999999999h", "18446744073709551615h", "s", "1s 2s"] {
             assert_eq!(duration(text), Err(ArgumentError::Duration(text.to_owned())), "{text}");
         }
+    }
+
+    #[test]
+    fn an_address_keeps_brackets_where_they_are_needed_to_connect() {
+        for (text, joined) in [
+            ("[10.244.0.36]:8080", "10.244.0.36:8080"),
+            ("[::1]:8080", "[::1]:8080"),
+            ("localhost:8080", "localhost:8080"),
+        ] {
+            assert_eq!(dialable(text), Ok((joined.to_owned(), 8080)));
+        }
+        assert!(dialable("[x]:80").is_err(), "what is no address");
     }
 
     #[test]
