@@ -7,11 +7,17 @@
 mod breaker;
 #[path = "pods/endpoints.rs"]
 mod endpoints;
+#[path = "pods/grpc.rs"]
+mod grpc;
 #[path = "pods/lifecycle.rs"]
 mod lifecycle;
+#[path = "pods/operator.rs"]
+mod operator;
 #[path = "pods/overrides.rs"]
 mod overrides;
 #[path = "pods/plain.rs"]
 mod plain;
+#[path = "pods/rollout.rs"]
+mod rollout;
 #[path = "pods/transparent.rs"]
 mod transparent;
