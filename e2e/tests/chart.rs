@@ -159,6 +159,39 @@ fn no_pod_of_the_system_or_of_the_operator_is_ever_asked_about() -> Result<()> {
     Ok(())
 }
 
+/// Of each webhook for pods: by which words of the namespace and of the pod it is asked.
+#[test]
+fn a_pods_own_word_wins_over_its_namespaces() -> Result<()> {
+    let rendered = documents(&Rendering::of("defaults").text()?)?;
+    let mutating = rendered.iter().find(|object| object["kind"] == "MutatingWebhookConfiguration");
+    let webhooks = mutating.and_then(|object| object["webhooks"].as_array()).context("no mutating webhook")?;
+    let passes = |selector: &serde_json::Value, word: Option<&str>| {
+        let label = |it: &&serde_json::Value| it["key"] == "fusebox.dev/inject";
+        selector["matchExpressions"].as_array().into_iter().flatten().filter(label).all(|it| {
+            let listed = word.is_some_and(|word| it["values"].as_array().is_some_and(|values| values.contains(&word.into())));
+            listed == (it["operator"] == "In")
+        })
+    };
+    for (namespace, pod, asked) in [
+        (None, None, 0),
+        (Some("enabled"), None, 1),
+        (Some("disabled"), None, 0),
+        (None, Some("enabled"), 1),
+        (Some("enabled"), Some("enabled"), 1),
+        (Some("disabled"), Some("enabled"), 1),
+        (Some("else"), Some("enabled"), 1),
+        (None, Some("disabled"), 0),
+        (Some("enabled"), Some("disabled"), 0),
+        (Some("disabled"), Some("disabled"), 0),
+    ] {
+        let asks = |webhook: &&serde_json::Value| {
+            passes(&webhook["namespaceSelector"], namespace) && passes(&webhook["objectSelector"], pod)
+        };
+        assert_eq!(webhooks.iter().filter(asks).count(), asked, "namespace {namespace:?}, pod {pod:?}");
+    }
+    Ok(())
+}
+
 /// Checks the text against the schemas of one version. The error holds what kubeconform says.
 fn conforms(rendered: &str, version: &str) -> Result<()> {
     let folder = schemas()?.display().to_string();

@@ -59,6 +59,8 @@ pub enum Outcome {
     InjectedBefore,
     /// Neither it nor its namespace asked, or it said no.
     NotAsked,
+    /// No pod of its namespace gets one, whatever it asks for.
+    Exempt,
     /// It brings a sidecar of its own.
     OwnSidecar,
     /// Its namespace asked, and such a pod can't have a sidecar.
@@ -212,6 +214,7 @@ impl Outcome {
             Self::Injected => "Injected",
             Self::InjectedBefore => "InjectedBefore",
             Self::NotAsked => "NotAsked",
+            Self::Exempt => "Exempt",
             Self::OwnSidecar => "OwnSidecar",
             Self::Unable => "Unable",
         }

@@ -8,7 +8,7 @@ mod injection;
 mod pod_owner;
 mod spoken;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fusebox_api::CircuitBreakerPolicySpec;
 use fusebox_api::names::{INJECT_ENABLED, INJECT_LABEL};
@@ -51,6 +51,8 @@ pub struct Snapshot {
 pub struct Operator {
     /// The namespace it stands in, where no pod is injected.
     pub namespace: String,
+    /// Further namespaces where no pod is injected, besides kube-system.
+    pub excluded: BTreeSet<String>,
     /// Its version; sidecars of an older one are told of.
     pub version: String,
 }
@@ -223,13 +225,17 @@ impl Snapshot {
 
 impl Default for Operator {
     fn default() -> Self {
-        Self { namespace: OPERATOR_NAMESPACE.to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() }
+        Self {
+            namespace: OPERATOR_NAMESPACE.to_owned(),
+            excluded: BTreeSet::new(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
     }
 }
 
 impl Operator {
-    /// Whether a pod or template with these labels asks for a sidecar. Its own label beats its namespace's; in kube-system
-    /// and the operator's own namespace nobody is heard.
+    /// Whether a pod or template with these labels asks for a sidecar. Its own label beats its namespace's; where
+    /// no pod is injected nobody is heard.
     #[must_use]
     pub fn is_asked(&self, (name, namespace): (&str, Option<&Namespace>), labels: &BTreeMap<String, String>) -> bool {
         if self.is_exempt(name) {
@@ -242,6 +248,6 @@ impl Operator {
     /// Whether no pod of this namespace ever gets a sidecar.
     #[must_use]
     pub fn is_exempt(&self, namespace: &str) -> bool {
-        namespace == SYSTEM_NAMESPACE || namespace == self.namespace
+        namespace == SYSTEM_NAMESPACE || namespace == self.namespace || self.excluded.contains(namespace)
     }
 }

@@ -64,12 +64,13 @@ mod tests {
 
     #[tokio::test]
     async fn unhealthy_answers_503_and_degraded_is_ready() {
-        let health = Health::starting([Component::Stores, Component::Control]);
+        let ports = [Component::Control, Component::Webhooks, Component::Operations];
+        let health = Health::starting(ports.into_iter().chain([Component::Stores]));
         let admin = Admin { health: health.clone(), metrics: Metrics::new().unwrap() };
         let answers = async || (ready(Shared(admin.clone())).await.0, full(Shared(admin.clone())).await.status());
         assert_eq!(answers().await, (StatusCode::SERVICE_UNAVAILABLE, StatusCode::SERVICE_UNAVAILABLE));
         health.set(Component::Stores, Status::degraded("one watch is away"));
-        health.set(Component::Control, Status::healthy());
+        ports.into_iter().for_each(|port| health.set(port, Status::healthy()));
         assert_eq!(answers().await, (StatusCode::OK, StatusCode::OK));
     }
 }

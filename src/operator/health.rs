@@ -23,6 +23,10 @@ pub enum Component {
     Lease,
     /// The control stream's server.
     Control,
+    /// The webhooks' server.
+    Webhooks,
+    /// The operations API's server.
+    Operations,
     /// The certificates in use.
     Certificates,
     /// That everybody who should knows their authorities.
@@ -119,11 +123,11 @@ impl Health {
         Report { status, components }
     }
 
-    /// Whether sidecars can be served: the stores were filled and the control port listens.
+    /// Whether sidecars and the API server can be served: the stores were filled, and all three TLS ports are served.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         let components = self.components.read();
-        [Component::Stores, Component::Control]
+        [Component::Stores, Component::Control, Component::Webhooks, Component::Operations]
             .iter()
             .all(|component| components.get(component).is_some_and(|status| status.status != State::Unhealthy))
     }
@@ -143,11 +147,13 @@ mod tests {
     }
 
     #[test]
-    fn ready_needs_stores_and_control_and_nothing_else() {
-        let health = Health::starting([Component::Api, Component::Stores, Component::Control]);
-        health.set(Component::Stores, Status::healthy());
-        assert!(!health.is_ready());
-        health.set(Component::Control, Status::healthy());
+    fn ready_needs_stores_and_ports_and_nothing_else() {
+        let needed = [Component::Stores, Component::Control, Component::Webhooks, Component::Operations];
+        let health = Health::starting(needed.into_iter().chain([Component::Api]));
+        for component in needed {
+            assert!(!health.is_ready(), "{component:?} has not started");
+            health.set(component, Status::healthy());
+        }
         assert!(health.is_ready(), "an API server that is away takes no replica out of service");
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use fusebox_compiler::injection::InjectionOptions;
 use fusebox_compiler::monitoring::MonitoringOptions;
-use fusebox_compiler::snapshot::{self, Prometheus};
+use fusebox_compiler::snapshot::Prometheus;
 use kube::Config;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -94,13 +94,15 @@ struct Shared {
 
 /// The components that an operator's health consists of.
 #[must_use]
-pub fn components() -> [Component; 7] {
+pub fn components() -> [Component; 9] {
     [
         Component::Api,
         Component::Stores,
         Component::Resources,
         Component::Lease,
         Component::Control,
+        Component::Webhooks,
+        Component::Operations,
         Component::Certificates,
         Component::Bundles,
     ]
@@ -150,6 +152,7 @@ impl Operator {
         };
         let admission = Admission {
             options: injection_options(settings.injection_config.as_deref())?.map(Arc::new),
+            operator: Arc::new(settings.operator()),
             stores: shared.stores.clone(),
             published: shared.published.subscribe(),
             inputs: shared.inputs.clone(),
@@ -203,8 +206,9 @@ impl Operator {
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let Self { settings, timing, config, clients, admin, listeners, admission, shared } = self;
         let stop = shared.stop.clone();
-        let own_address = || listeners.control.local_addr().map(|address| address.to_string());
-        let address = settings.advertise.clone().map_or_else(own_address, Ok)?;
+        let control = listeners.control.local_addr()?;
+        let address =
+            settings.advertise.as_ref().map_or_else(|| control.to_string(), |it| it.with_port(control.port()));
         let identity = lease::unique_identity(&settings.identity)?;
         tracing::info!(identity, address, namespace = settings.namespace, serves = ?settings.namespaces, "starting");
         let tls = shared.keep_certificates(&settings, &clients, &address)?;
@@ -221,7 +225,7 @@ impl Operator {
         let lease_client = lease::client(config, &timing)?;
         shared.spawn(lease::run(lease_client, candidate, shared.leadership.clone(), stop.clone()));
         let Listeners { control, webhook, operations } = listeners;
-        shared.spawn(Shared::serve_webhooks(tls.clone(), webhook, admission, stop.clone()));
+        shared.spawn(shared.clone().serve_webhooks(tls.clone(), webhook, admission));
         shared.spawn(shared.clone().serve_control(tls, clients.clone(), (control, operations), identity.clone()));
         shared.spawn(shared.clone().reconcile(settings, clients, around, identity));
         shutdown.cancelled().await;
@@ -302,12 +306,14 @@ impl Shared {
     }
 
     /// Webhooks need a certificate and nothing else: what they don't know yet, they say.
-    async fn serve_webhooks(mut tls: TlsSource, listener: TcpListener, admission: Admission, stop: CancellationToken) {
-        let Some(Some(tls)) = stop.run_until_cancelled(tls.ready()).await else {
+    async fn serve_webhooks(self, mut tls: TlsSource, listener: TcpListener, admission: Admission) {
+        let Some(Some(tls)) = self.stop.run_until_cancelled(tls.ready()).await else {
             return;
         };
         let config = move || tls.server_config(Purpose::Webhook).ok();
-        admission::serve(listener, config, admission, stop).await;
+        self.health.set(Component::Webhooks, Status::healthy());
+        admission::serve(listener, config, admission, self.stop.clone()).await;
+        self.health.set(Component::Webhooks, Status::unhealthy("the webhook port is closed"));
     }
 
     async fn serve_control(
@@ -344,7 +350,12 @@ impl Shared {
             ops::Replica { operations: self.operations.clone(), leadership: self.leadership.clone(), tls: tls.clone() };
         let server = ops::Server::new(replica, clients.call.clone(), self.operations_metrics.clone());
         self.spawn(server.follow_front_proxy(clients.watch.clone(), self.metrics.clone(), self.stop.clone()));
-        self.spawn(ops::serve(listener, server, self.stop.clone()));
+        let (health, stop) = (self.health.clone(), self.stop.clone());
+        self.spawn(async move {
+            health.set(Component::Operations, Status::healthy());
+            ops::serve(listener, server, stop).await;
+            health.set(Component::Operations, Status::unhealthy("the operations port is closed"));
+        });
     }
 
     fn forward(&self, tls: Tls, identity: String) {
@@ -371,7 +382,9 @@ impl Shared {
         let (published_sender, published) = (self.published.clone(), self.published.subscribe());
         self.publish_bundles(&settings, &clients, &published);
         self.start_writers(&clients, &synced, &published, identity);
+        let operator = settings.operator();
         let reconciler = Reconciler {
+            operator,
             stores: synced,
             inputs: self.inputs.subscribe(),
             prometheus,
@@ -384,7 +397,6 @@ impl Shared {
                 ..MonitoringOptions::default()
             },
             metrics: self.metrics.clone(),
-            operator: snapshot::Operator { namespace: settings.namespace, ..snapshot::Operator::default() },
         };
         reconciler.run(self.stop.clone()).await;
     }

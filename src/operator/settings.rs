@@ -3,9 +3,12 @@
 //! It checks that the values fit together and must not act on them. Everything has a default that
 //! works in a cluster, because an operator that needs a page of flags is installed wrongly.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use fusebox_compiler::snapshot::Operator;
 
 use crate::certificates::{Schedule, ScheduleError};
 use crate::lease::{Timing, TimingError};
@@ -20,7 +23,7 @@ const MAX_VALIDITY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 const EXAMPLES: &str = "Examples:
   # In a cluster: the service account and the pod's name are found by themselves
-  fusebox-operator --advertise $(POD_IP):9443 --otlp-endpoint http://otel-collector:4317
+  fusebox-operator --advertise $(POD_IP) --otlp-endpoint http://otel-collector:4317
 
   # On a workstation, against the cluster of the current kubeconfig
   KUBECONFIG=~/.kube/config fusebox-operator --namespace fusebox-system --advertise 127.0.0.1:9443 --san localhost
@@ -40,6 +43,10 @@ pub struct Settings {
     /// written there. It needs the right to read in the whole cluster, and to write in these and its own. Default: all.
     #[arg(long, env = "FUSEBOX_NAMESPACES", value_delimiter = ',', value_parser = parse_namespace)]
     pub namespaces: Vec<String>,
+    /// The namespaces whose pods never get a sidecar, separated by commas, besides kube-system and the operator's own: what the
+    /// webhooks' selectors leave out. Default: none.
+    #[arg(long, env = "FUSEBOX_EXCLUDE_NAMESPACES", value_delimiter = ',', value_parser = parse_namespace)]
+    pub exclude_namespaces: Vec<String>,
     /// This replica's name in the lease and in logs, unique among replicas. Default: the host's (pod's) name.
     #[arg(long, env = "FUSEBOX_IDENTITY", default_value_t = host_name(), hide_default_value = true)]
     pub identity: String,
@@ -58,9 +65,10 @@ pub struct Settings {
     /// Where the API server hands on calls of the operations API (TLS).
     #[arg(long, env = "FUSEBOX_OPS_LISTEN", default_value = "0.0.0.0:9445")]
     pub ops_listen: SocketAddr,
-    /// HOST:PORT at which other replicas reach this one's control port. Default: the control listener's own address.
-    #[arg(long, env = "FUSEBOX_ADVERTISE", value_parser = parse_authority)]
-    pub advertise: Option<String>,
+    /// HOST or HOST:PORT at which other replicas reach this one's control port; an IPv6 address without a port needs no
+    /// brackets. Default: the control listener's own address, and its port.
+    #[arg(long, env = "FUSEBOX_ADVERTISE", value_parser = parse_advertised)]
+    pub advertise: Option<Advertised>,
     /// One more DNS name or IP address for the operator's own certificate; may be repeated.
     #[arg(long = "san", env = "FUSEBOX_SAN", value_delimiter = ',')]
     pub sans: Vec<String>,
@@ -105,6 +113,15 @@ pub struct Settings {
     /// How often the operator looks whether the Prometheus CRDs and its own are there, at most 60s.
     #[arg(long, env = "FUSEBOX_DISCOVERY_INTERVAL", default_value = "20s", value_parser = parse_duration)]
     pub discovery_interval: Duration,
+}
+
+/// Where this replica is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Advertised {
+    /// A name or an address, an IPv6 one in brackets.
+    host: String,
+    /// Its port; absent is that of the listener.
+    port: Option<u16>,
 }
 
 /// How log lines look.
@@ -159,12 +176,30 @@ impl Settings {
         Ok(Timing::new(self.lease_duration, self.renew_interval, self.renew_deadline)?)
     }
 
+    /// What the compiler must know of this operator.
+    #[must_use]
+    pub fn operator(&self) -> Operator {
+        Operator {
+            namespace: self.namespace.clone(),
+            excluded: self.exclude_namespaces.iter().cloned().collect(),
+            ..Operator::default()
+        }
+    }
+
     /// The own authority's times.
     ///
     /// # Errors
     /// When they leave no room for its replacement.
     pub fn schedule(&self) -> Result<Schedule, ScheduleError> {
         Schedule::new(self.ca_validity, self.certificate_validity, self.ca_propagation)
+    }
+}
+
+impl Advertised {
+    /// HOST:PORT, with `port` where it names none.
+    #[must_use]
+    pub fn with_port(&self, port: u16) -> String {
+        format!("{}:{}", self.host, self.port.unwrap_or(port))
     }
 }
 
@@ -185,13 +220,20 @@ fn parse_bounded(text: &str, longest: Duration) -> Result<Duration, String> {
     }
 }
 
-fn parse_authority(text: &str) -> Result<String, String> {
-    let fix = || "write HOST:PORT, such as 10.0.0.7:9443".to_owned();
-    let authority: http::uri::Authority = text.parse().map_err(|_| fix())?;
-    match authority.port_u16() {
-        Some(port) if port > 0 && !authority.host().is_empty() && !text.contains('@') => Ok(text.to_owned()),
-        _ => Err(fix()),
+fn parse_advertised(text: &str) -> Result<Advertised, String> {
+    // Kubernetes writes a pod's IPv6 address without brackets, and so it can't be told from a port with one behind it.
+    if let Ok(address) = text.parse::<Ipv6Addr>() {
+        return Ok(Advertised { host: format!("[{address}]"), port: None });
     }
+    let fix = || "write HOST or HOST:PORT, such as 10.0.0.7:9443 or fd00::7".to_owned();
+    let authority: http::uri::Authority = text.parse().map_err(|_| fix())?;
+    let (host, port) = (authority.host(), authority.port_u16());
+    // Whatever stands behind the host must be its port, in digits.
+    let whole = port.map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+    if host.is_empty() || port == Some(0) || whole != text {
+        return Err(fix());
+    }
+    Ok(Advertised { host: host.to_owned(), port })
 }
 
 fn parse_namespace(text: &str) -> Result<String, String> {
@@ -265,11 +307,34 @@ mod tests {
     }
 
     #[test]
-    fn an_advertised_address_needs_host_and_port() {
-        assert_eq!(parse(&["--advertise", "[::1]:9443"]).unwrap().advertise.as_deref(), Some("[::1]:9443"));
-        for bad in ["10.0.0.7", ":9443", "host:0", "host:99999", "user@host:1", "http://host:1"] {
+    fn an_advertised_address_is_a_host_with_or_without_a_port() {
+        for (given, address) in [
+            ("10.0.0.7:9443", "10.0.0.7:9443"),
+            ("10.0.0.7", "10.0.0.7:1"),
+            ("[::1]:9443", "[::1]:9443"),
+            ("[fd00::7]", "[fd00::7]:1"),
+            ("fd00::7", "[fd00::7]:1"),
+            ("FD00:0::7", "[fd00::7]:1"),
+            ("operator.shop.svc", "operator.shop.svc:1"),
+        ] {
+            let settings = parse(&["--advertise", given]).unwrap();
+            assert_eq!(settings.advertise.unwrap().with_port(1), address, "{given}");
+        }
+        for bad in ["", ":9443", "host:", "host:0", "host:99999", "user@host:1", "http://host:1", "[::1", "fd00::7::1"]
+        {
             assert!(parse(&["--advertise", bad]).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn namespaces_that_are_left_out_are_known_to_the_compiler() {
+        let operator = parse(&["--namespace", "own", "--exclude-namespaces", "gpu,legacy"]).unwrap().operator();
+        for (namespace, exempt) in
+            [("own", true), ("kube-system", true), ("gpu", true), ("legacy", true), ("shop", false)]
+        {
+            assert_eq!(operator.is_exempt(namespace), exempt, "{namespace}");
+        }
+        assert!(parse(&["--exclude-namespaces", "*"]).is_err());
     }
 
     #[test]

@@ -57,7 +57,8 @@ const EXAMPLES: &str = "Examples:
 #[command(name = "fusebox-proxy", version, about = "The sidecar that enforces Fusebox policies on traffic.", after_help = EXAMPLES)]
 pub struct Options {
     /// A listener for traffic into the application. The container port, by which policies name it, is the
-    /// port of APP unless /PORT says otherwise. Repeatable.
+    /// port of APP unless /PORT says otherwise. 0.0.0.0 stands for IPv6 too, where there is any, and so it does in --outbound
+    /// and --admin. Repeatable.
     #[arg(long, value_name = "LISTEN=APP[/PORT]", env = "FUSEBOX_INBOUND", value_delimiter = ',')]
     pub inbound: Vec<InboundSpec>,
 

@@ -9,7 +9,6 @@ mod options;
 mod tls;
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use ::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
@@ -55,6 +54,9 @@ enum Failure {
 impl Prober {
     /// Probes against the pod's own address `pod`.
     pub(crate) fn new(probes: Probes, pod: IpAddr) -> Self {
+        for (probe, problem) in probes.hopeless() {
+            tracing::warn!(probe = probe.path, %problem, "this probe can't be made and fails whenever it is asked for");
+        }
         Self { probes, pod, slots: Semaphore::new(MAX_AT_ONCE) }
     }
 
@@ -63,13 +65,16 @@ impl Prober {
         let Some(probe) = self.probes.find(path) else {
             return Verdict::text(StatusCode::NOT_FOUND, format!("no probe has the path {path}"));
         };
+        if let Some(problem) = probe.problem() {
+            return Verdict::text(StatusCode::INTERNAL_SERVER_ERROR, format!("the probe can't be made: its {problem}"));
+        }
         let Ok(_slot) = self.slots.try_acquire() else {
             return Verdict::text(
                 StatusCode::SERVICE_UNAVAILABLE,
                 format!("{MAX_AT_ONCE} probes are under way already"),
             );
         };
-        let limit = Duration::from_millis(probe.timeout_ms);
+        let limit = probe.timeout();
         match tokio::time::timeout(limit, self.probe(probe, headers)).await {
             Ok(Ok(verdict)) => verdict,
             Ok(Err(failure)) => Verdict::text(StatusCode::SERVICE_UNAVAILABLE, failure.to_string()),

@@ -109,7 +109,7 @@ impl Proxy {
         let health = Arc::new(Health::default());
         let keeper = recall(&options, &enforcer, &health).await;
         load_file(&options, &enforcer, &health).await;
-        let bound = bind_all(&options).await?;
+        let bound = bind_all(&options)?;
         let admin = bind_admin(options.admin)?;
         let probes = Prober::new(options.probes.clone(), options.pod_ip);
         let listeners: Arc<[ListenerView]> = bound.iter().chain(&admin).map(|bound| bound.view.clone()).collect();
@@ -295,51 +295,53 @@ async fn load_file(options: &Options, enforcer: &Arc<Enforcer>, health: &Health)
     }
 }
 
-/// All listeners for traffic, in the order of [`topology`].
-async fn bind_all(options: &Options) -> Result<Vec<Bound>, StartError> {
-    let mut bound = Vec::new();
-    for spec in &options.inbound {
+/// All listeners for traffic, in the order of [`topology`]; the two of one address have one place.
+fn bind_all(options: &Options) -> Result<Vec<Bound>, StartError> {
+    let inbound = options.inbound.iter().map(|spec| {
         let destination = format!("{} (port {})", spec.application, spec.port);
-        bound.push(bind("inbound", spec.listen, destination).await?);
-    }
-    for spec in &options.outbound {
-        let destination = spec
-            .destination
-            .as_ref()
-            .map(|ServicePort { service, port }| format!("{}/{}:{port}", service.namespace, service.name));
-        bound.push(bind("outbound", spec.listen, destination.unwrap_or_default()).await?);
-    }
-    for (place, listener) in bound.iter_mut().enumerate() {
-        listener.place = place;
-    }
-    let inbound = options.transparent_inbound.iter().map(|address| (TRANSPARENT_INBOUND, *address));
-    let outbound = options.transparent_outbound.iter().map(|address| (TRANSPARENT_OUTBOUND, *address));
-    let first = bound.len();
-    for (index, (kind, address)) in inbound.chain(outbound).enumerate() {
+        ("inbound", spec.listen, destination)
+    });
+    let outbound = options.outbound.iter().map(|spec| {
+        let destination = spec.destination.as_ref();
+        let named = |to: &ServicePort| format!("{}/{}:{}", to.service.namespace, to.service.name, to.port);
+        ("outbound", spec.listen, destination.map(named).unwrap_or_default())
+    });
+    let transparent = |kind, addresses: &[SocketAddr]| {
+        addresses.iter().map(|address| (kind, *address, String::new())).collect::<Vec<_>>()
+    };
+    let redirected = [
+        transparent(TRANSPARENT_INBOUND, &options.transparent_inbound),
+        transparent(TRANSPARENT_OUTBOUND, &options.transparent_outbound),
+    ];
+    let mut bound = Vec::new();
+    for (place, (kind, address, destination)) in
+        inbound.chain(outbound).chain(redirected.into_iter().flatten()).enumerate()
+    {
         let refuse = |source| StartError::Bind { kind, address, source };
-        for listener in interception::bind(address).map_err(refuse)? {
-            bound.push(Bound { place: first + index, ..Bound::new(kind, listener, String::new()).map_err(refuse)? });
+        for listener in sockets(kind, address).map_err(refuse)? {
+            let listener = Bound::new(kind, listener, destination.clone()).map_err(refuse)?;
+            bound.push(Bound { place, ..listener });
         }
     }
     Ok(bound)
 }
 
-/// The admin port; where it is for all, for IPv6 too. The address that was asked for is the last.
+/// The admin port. The address that was asked for is the last.
 fn bind_admin(address: SocketAddr) -> Result<Vec<Bound>, StartError> {
     let kind = "admin";
     let refuse = |source| StartError::Bind { kind, address, source };
-    let listeners = if address.ip().is_unspecified() {
-        interception::bind(address).map_err(refuse)?
-    } else {
-        vec![interception::listen(address).map_err(refuse)?]
-    };
+    let listeners = sockets(kind, address).map_err(refuse)?;
     listeners.into_iter().rev().map(|listener| Bound::new(kind, listener, String::new()).map_err(refuse)).collect()
 }
 
-async fn bind(kind: &'static str, address: SocketAddr, destination: String) -> Result<Bound, StartError> {
-    let refuse = |source| StartError::Bind { kind, address, source };
-    let listener = TcpListener::bind(address).await.map_err(refuse)?;
-    Bound::new(kind, listener, destination).map_err(refuse)
+/// Listens on one address; where it is for all, for the other family too. So does a loopback address that the kernel
+/// redirects to, since it redirects both families.
+fn sockets(kind: &str, address: SocketAddr) -> io::Result<Vec<TcpListener>> {
+    if address.ip().is_unspecified() || [TRANSPARENT_INBOUND, TRANSPARENT_OUTBOUND].contains(&kind) {
+        interception::bind(address)
+    } else {
+        Ok(vec![interception::listen(address)?])
+    }
 }
 
 impl Bound {

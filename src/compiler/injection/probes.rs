@@ -17,6 +17,15 @@ use super::subject::Application;
 /// The variable in which the sidecar finds its probes.
 const PROBES_VARIABLE: &str = "FUSEBOX_PROBES";
 
+/// Probes that one sidecar makes, as many as it takes.
+const MAX_PROBES: usize = 256;
+
+/// Bytes of all probes together; the kernel gives no program a variable of more than 128 KiB.
+const MAX_BYTES: usize = 64 << 10;
+
+/// Schemes that the sidecar speaks. The API server refuses others, unless they were written away before it looked.
+const SCHEMES: [&str; 2] = ["HTTP", "HTTPS"];
+
 /// How long a hook may take, in milliseconds: the kubelet waits for as long as the pod may take to end.
 const DEFAULT_HOOK_TIMEOUT_MS: u64 = 30_000;
 
@@ -86,10 +95,18 @@ enum Action<'s> {
 /// Has the sidecar make the probes.
 pub(super) fn proxy(subject: &Subject<'_>, draft: &mut Draft, sidecar: &mut Value) {
     let mut probes = read(sidecar);
-    let known = probes.len();
+    let known = probes.clone();
     for application in subject.applications() {
         for asked in asked(application.container, subject) {
             let Some(probe) = asked.proxied(&application, draft) else { continue };
+            // Another webhook may have written a probe anew that was the sidecar's already.
+            probes.retain(|before| before.path != probe.path);
+            if probes.len() == MAX_PROBES
+                || json!(probes).to_string().len() + json!(probe).to_string().len() > MAX_BYTES
+            {
+                draft.warn(no_room(application.container, &asked));
+                continue;
+            }
             let place = asked.place.iter().fold(draft.container(&application), |value, field| &mut value[*field]);
             if let Some(action) = place.as_object_mut() {
                 action.remove("tcpSocket");
@@ -100,7 +117,7 @@ pub(super) fn proxy(subject: &Subject<'_>, draft: &mut Draft, sidecar: &mut Valu
             probes.push(probe);
         }
     }
-    if probes.len() > known {
+    if probes != known {
         write(sidecar, &probes);
     }
 }
@@ -150,7 +167,8 @@ impl Asked<'_> {
         match &self.action {
             Action::Http(get) => {
                 let ours = get.port == IntOrString::Int(i32::from(ADMIN_PORT)) && get.path.as_ref() == Some(&path);
-                if ours || get.host.as_ref().is_some_and(|host| !host.is_empty()) {
+                let foreign = get.scheme.as_ref().is_some_and(|scheme| !SCHEMES.contains(&scheme.as_str()));
+                if ours || foreign || get.host.as_ref().is_some_and(|host| !host.is_empty()) {
                     return None;
                 }
                 Some(ProxiedProbe {
@@ -163,7 +181,7 @@ impl Asked<'_> {
             Action::Tcp(port) => Some(bare(ProbeKind::Tcp, resolved(port)?)),
             Action::Grpc { port, service } => Some(ProxiedProbe {
                 service: Some(service.clone()),
-                ..bare(ProbeKind::Grpc, u16::try_from(*port).ok()?)
+                ..bare(ProbeKind::Grpc, resolved(&IntOrString::Int(*port))?)
             }),
         }
     }
@@ -214,7 +232,8 @@ fn action(probe: &Probe) -> Option<Action<'_>> {
 /// A port of a probe; its name is looked up in its own container, as the kubelet does it.
 fn resolve(container: &Container, port: &IntOrString) -> Option<u16> {
     match port {
-        IntOrString::Int(port) => u16::try_from(*port).ok(),
+        // The API server refuses 0, where it still finds it.
+        IntOrString::Int(port) => u16::try_from(*port).ok().filter(|port| *port > 0),
         IntOrString::String(name) => {
             let mut ports = container.ports.iter().flatten();
             ports.find(|port| port.name.as_ref() == Some(name)).and_then(port_number)
@@ -227,6 +246,16 @@ fn unknown_port(container: &Container, asked: &Asked<'_>, name: &str) -> String 
         "{} of container {} asks port {name:?}, which the container does not have: it is left as it is, and fails",
         asked.place.join("."),
         container.name
+    )
+}
+
+fn no_room(container: &Container, asked: &Asked<'_>) -> String {
+    format!(
+        "{} of container {} is one more than the sidecar makes ({MAX_PROBES} probes, {} KiB of them): the kubelet still asks the \
+         application, and policies see it",
+        asked.place.join("."),
+        container.name,
+        MAX_BYTES >> 10
     )
 }
 

@@ -55,8 +55,11 @@ impl<'a> Subject<'a> {
     /// The pod as it came, where it gets no sidecar from us.
     pub(super) fn left_alone(&self, facts: &InjectionFacts<'_>) -> Result<Option<Injection>, InjectionRefusal> {
         let own = self.labels.get(INJECT_LABEL);
-        let inherited = facts.namespace.and_then(|namespace| namespace.labels.get(INJECT_LABEL));
-        if own.or(inherited).is_none_or(|word| word != INJECT_ENABLED)
+        let here = self.request.namespace;
+        if facts.operator.is_exempt(here) {
+            return Ok(Some(self.exempt(own.is_some_and(|word| word == INJECT_ENABLED).then_some(here))));
+        }
+        if !facts.operator.is_asked((here, facts.namespace), &self.labels)
             || self.annotations.contains_key(MIRROR_ANNOTATION)
         {
             return Ok(Some(self.untouched(Outcome::NotAsked, Vec::new())));
@@ -119,6 +122,16 @@ impl<'a> Subject<'a> {
         }
         let windows = self.spec.os.as_ref().is_some_and(|os| os.name == "windows");
         windows.then_some(("runs on Windows", "run it on Linux"))
+    }
+
+    /// The pod as it came, with a warning where it asked in the namespace `asked_in`.
+    fn exempt(&self, asked_in: Option<&str>) -> Injection {
+        let warning = |namespace| {
+            format!(
+                "the pod gets no Fusebox sidecar: no pod of namespace {namespace} does; run it in another namespace"
+            )
+        };
+        self.untouched(Outcome::Exempt, asked_in.map(warning).into_iter().collect())
     }
 
     fn untouched(&self, outcome: Outcome, warnings: Vec<String>) -> Injection {

@@ -2,6 +2,7 @@
 //!
 //! `UPDATE_GOLDEN=1` writes them anew; every one is also held to what must be true of any injection.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::check::File;
+use crate::snapshot::Operator;
 use crate::{compile, manifest, yaml};
 
 const NOW: &str = "2026-03-01T12:00:00Z";
@@ -20,6 +22,9 @@ struct Created {
     #[serde(rename = "kind")]
     _kind: String,
     namespace: String,
+    /// Namespaces that get no sidecars.
+    #[serde(default)]
+    excluded: BTreeSet<String>,
     #[serde(default)]
     options: Value,
     pod: Value,
@@ -50,7 +55,8 @@ impl Case {
 
     fn inject(&self, pod: &Value) -> Result<Injection, InjectionRefusal> {
         let file = [File { name: "in.yaml", text: &self.text }];
-        let snapshot = manifest::load(&file, NOW.parse().unwrap()).unwrap();
+        let mut snapshot = manifest::load(&file, NOW.parse().unwrap()).unwrap();
+        snapshot.operator.excluded = self.created.excluded.clone();
         let plan = compile(&snapshot);
         let facts = InjectionFacts::of(&self.created.namespace, &snapshot, &plan);
         inject(&InjectionRequest { namespace: &self.created.namespace, pod }, &facts, &self.options)
@@ -172,7 +178,8 @@ fn a_container_that_another_webhook_adds_later_is_taken_in() {
     ] {
         let mut pod = pod.clone();
         pod["metadata"]["annotations"]["fusebox.dev/interception"] = json!(interception);
-        let facts = InjectionFacts::default();
+        let operator = Operator::default();
+        let facts = facts(&operator);
         let first = inject(&InjectionRequest { namespace: "shop", pod: &pod }, &facts, &options).unwrap();
         let mut changed = first.pod;
         draft::push(&mut changed["spec"]["containers"], later.clone());
@@ -199,5 +206,67 @@ fn a_container_that_another_webhook_adds_later_is_taken_in() {
         assert_eq!(shown, sidecar);
         let third = inject(&InjectionRequest { namespace: "shop", pod: &second.pod }, &facts, &options).unwrap();
         assert_eq!(third.patch, Vec::new());
+    }
+}
+
+fn facts(operator: &Operator) -> InjectionFacts<'_> {
+    InjectionFacts { operator, namespace: None, inbound: Vec::new(), outbound: Vec::new() }
+}
+
+/// The containers' liveness probes after injection, and what the sidecar makes of them.
+fn probed(pod: &Value) -> (Injection, Vec<ProxiedProbe>) {
+    let options = InjectionOptions::parse("{image: proxy, controlUrls: [https://operator:9443]}").unwrap();
+    let request = InjectionRequest { namespace: "shop", pod };
+    let injection = inject(&request, &facts(&Operator::default()), &options).unwrap();
+    let variables = injection.pod["spec"]["initContainers"][0]["env"].as_array().unwrap();
+    let found = variables.iter().find(|it| it["name"] == "FUSEBOX_PROBES").and_then(|it| it["value"].as_str());
+    let probes = found.map(|text| serde_json::from_str(text).unwrap()).unwrap_or_default();
+    (injection, probes)
+}
+
+fn with_probes(probes: &[Value]) -> Value {
+    let container =
+        |(index, probe): (usize, &Value)| json!({"name": format!("c{index}"), "image": "app", "livenessProbe": probe});
+    let containers: Vec<Value> = probes.iter().enumerate().map(container).collect();
+    json!({
+        "metadata": {"name": "web", "labels": {"fusebox.dev/inject": "enabled"},
+            "annotations": {"fusebox.dev/interception": "transparent"}},
+        "spec": {"containers": containers},
+    })
+}
+
+#[test]
+fn a_probe_that_another_webhook_writes_anew_is_made_once() {
+    let (first, _) = probed(&with_probes(&[json!({"httpGet": {"path": "/old", "port": 80}})]));
+    let mut changed = first.pod;
+    changed["spec"]["containers"][0]["livenessProbe"] = json!({"httpGet": {"path": "/new", "port": 80}});
+    let (_, probes) = probed(&changed);
+    assert_eq!(probes.iter().map(|it| it.target.as_deref()).collect::<Vec<_>>(), [Some("/new")]);
+}
+
+#[test]
+fn what_the_api_server_refuses_is_left_for_it_to_refuse() {
+    for odd in [
+        json!({"httpGet": {"path": "/", "port": 0}}),
+        json!({"httpGet": {"path": "/", "port": 80, "scheme": "ftp"}}),
+        json!({"tcpSocket": {"port": 70000}}),
+        json!({"grpc": {"port": 0}}),
+    ] {
+        let (injection, probes) = probed(&with_probes(std::slice::from_ref(&odd)));
+        assert_eq!(probes, Vec::new(), "{odd}");
+        assert_eq!(injection.pod["spec"]["containers"][0]["livenessProbe"], odd);
+    }
+}
+
+#[test]
+fn probes_beyond_what_a_sidecar_makes_stay_as_they_are_with_a_warning() {
+    let get = |path: &str| json!({"httpGet": {"path": path, "port": 80}});
+    let (many, long) = (vec![get("/"); 257], vec![get(&format!("/{}", "a".repeat(40_000))); 2]);
+    for (probes, made) in [(many, 256), (long, 1)] {
+        let (injection, found) = probed(&with_probes(&probes));
+        assert_eq!(found.len(), made);
+        assert_eq!(injection.pod["spec"]["containers"][made]["livenessProbe"], probes[made]);
+        let warning = format!("livenessProbe of container c{made} is one more than the sidecar makes");
+        assert!(injection.warnings[0].starts_with(&warning), "{:?}", injection.warnings);
     }
 }

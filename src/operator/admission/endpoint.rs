@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fusebox_compiler::injection::InjectionOptions;
+use fusebox_compiler::snapshot::Operator;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response};
 use http_body::Body;
@@ -34,6 +35,8 @@ const TIME_LIMIT: Duration = Duration::from_secs(8);
 pub struct Admission {
     /// What sidecars are made of; absent where the installation has none.
     pub options: Option<Arc<InjectionOptions>>,
+    /// Which namespaces get no sidecars.
+    pub operator: Arc<Operator>,
     /// What is known of the cluster; only used when something was published, since then all was listed.
     pub stores: Stores,
     /// The last compilation.

@@ -44,6 +44,7 @@ impl Admission {
         };
         let services = self.services(&asked.namespace, &compiled);
         let facts = InjectionFacts {
+            operator: &self.operator,
             namespace: Some(&namespace),
             inbound: services.0.iter().map(AsRef::as_ref).collect(),
             outbound: services.1.iter().map(AsRef::as_ref).collect(),

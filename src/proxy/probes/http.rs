@@ -41,8 +41,7 @@ enum Next {
 /// Asks the application, in the words of the kubelet's request `told`.
 pub(super) async fn ask(probe: &Probe, address: SocketAddr, told: &HeaderMap) -> Result<Verdict, Failure> {
     let fail = |message: String| Failure::Answer { address, message };
-    let target = if probe.target.is_empty() { "/" } else { &probe.target };
-    let target = target.parse().map_err(|_| fail(format!("{target:?} is no path")))?;
+    let target = probe.request_target().map_err(|problem| fail(problem.to_string()))?;
     let mut place = Place { tls: probe.scheme == ProbeScheme::Https, address, target };
     for _ in 0..=MAX_REDIRECTS {
         let response = send(&place, headers(probe, &place, told)).await?;
@@ -115,7 +114,7 @@ async fn body(response: Response<Incoming>) -> Bytes {
 fn headers(probe: &Probe, place: &Place, told: &HeaderMap) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for ProbeHeader { name, value } in &probe.headers {
-        // Both were checked at the start.
+        // A probe with one that can't be sent is answered before.
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
             headers.append(name, value);
         }

@@ -1,5 +1,7 @@
 //! Carrying traffic well: keep-alive, streaming, resending, routing.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
 use bytes::Bytes;
 use fusebox_policy::config::ServiceId;
 use http::{Request, StatusCode};
@@ -152,6 +154,23 @@ async fn an_inbound_listener_goes_to_the_application() {
     options.inbound = vec![format!("127.0.0.1:0={}/8080", upstream.address).parse().unwrap()];
     let proxy = Proxy::start(options).await.unwrap();
     assert_eq!(get(proxy.listeners()[0].address, "/").await.body, "ok");
+}
+
+#[tokio::test]
+async fn an_inbound_listener_for_all_addresses_takes_both_families() {
+    let upstream = Upstream::start().await;
+    let mut options = options();
+    options.inbound = vec![format!("0.0.0.0:0={}/8080", upstream.address).parse().unwrap()];
+    let proxy = Proxy::start(options).await.unwrap();
+    let port = proxy.listeners()[0].address.port();
+    let mut loopbacks: Vec<IpAddr> = vec![Ipv4Addr::LOCALHOST.into()];
+    // A machine may have no IPv6.
+    if std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
+        loopbacks.push(Ipv6Addr::LOCALHOST.into());
+    }
+    for ip in loopbacks {
+        assert_eq!(get(SocketAddr::new(ip, port), "/").await.body, "ok", "{ip}");
+    }
 }
 
 #[tokio::test]

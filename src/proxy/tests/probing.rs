@@ -249,3 +249,17 @@ async fn no_breaker_hears_of_a_probe_and_no_probe_of_a_breaker() {
     get(admin, "/probes/app/liveness").await;
     assert_eq!(upstream.requests(), before + 1, "an open breaker does not stand in a probe's way");
 }
+
+#[tokio::test]
+async fn a_probe_that_can_not_be_made_fails_alone_and_says_why() {
+    let port = app().await.port();
+    let listed = format!(
+        r#"[{{"path":"/probes/a/odd","port":{port},"kind":"http","headers":[{{"name":"a b","value":"c"}}]}},
+            {{"path":"/probes/a/spaced","port":{port},"kind":"http","target":"/a b"}}]"#
+    );
+    let (_proxy, admin) = probing(&listed).await;
+    let odd = get(admin, "/probes/a/odd").await;
+    assert_eq!(odd.status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(odd.body, "the probe can't be made: its header \"a b\" can't be sent\n");
+    assert_eq!(get(admin, "/probes/a/spaced").await.status, StatusCode::OK);
+}
