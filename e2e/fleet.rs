@@ -4,6 +4,7 @@
 //! runs under its own name and only the rights of `config/rbac`, so that the audit log says who wrote what.
 
 use std::path::{Path, PathBuf};
+use std::process::Output;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -53,8 +54,9 @@ impl Fleet {
     pub async fn without_operator(options: ClusterOptions) -> Result<Self> {
         let cluster = Cluster::start_with(options).await?;
         cluster.install_crds(&repository("crds")).await?;
-        let rights = std::fs::read_to_string(repository("config/rbac/operator.yaml"))?;
-        cluster.apply(&rights).await?;
+        for rights in ["config/rbac/operator.yaml", "config/rbac/roles.yaml"] {
+            cluster.apply(&std::fs::read_to_string(repository(rights))?).await?;
+        }
         let client = cluster.client().await?;
         Ok(Self { operators: Vec::new(), client, cluster })
     }
@@ -106,15 +108,21 @@ impl Fleet {
     /// # Errors
     /// When it exits with another code than 0.
     pub async fn fusebox(&self, arguments: &[&str]) -> Result<String> {
-        let output = tokio::process::Command::new(binary_path("fusebox")?)
-            .args(arguments)
-            .env("KUBECONFIG", self.cluster.kubeconfig_path())
-            .output()
-            .await?;
+        let output = self.fusebox_as(&self.cluster.kubeconfig_path(), arguments).await?;
         let printed = String::from_utf8_lossy(&output.stdout).into_owned();
         let errors = String::from_utf8_lossy(&output.stderr);
         anyhow::ensure!(output.status.success(), "fusebox {} failed: {printed}{errors}", arguments.join(" "));
         Ok(printed)
+    }
+
+    /// What our own command does for the user of a kubeconfig, whether it succeeds or not.
+    ///
+    /// # Errors
+    /// When it can't be run.
+    pub async fn fusebox_as(&self, kubeconfig: &Path, arguments: &[&str]) -> Result<Output> {
+        let mut command = tokio::process::Command::new(binary_path("fusebox")?);
+        command.args(arguments).env("KUBECONFIG", kubeconfig).kill_on_drop(true);
+        command.output().await.context("cannot run fusebox")
     }
 
     /// The index of the operator that holds the lease.

@@ -5,6 +5,7 @@
 
 pub mod attack;
 pub mod fleet;
+pub mod operations;
 pub mod operator;
 pub mod scene;
 pub mod sidecar;

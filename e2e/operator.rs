@@ -15,6 +15,8 @@ use crate::fleet::{PATIENCE, SYSTEM_NAMESPACE};
 pub struct OperatorOptions {
     /// Lease duration, renew interval and renew deadline, as flags take them.
     pub lease: (&'static str, &'static str, &'static str),
+    /// Other flags, as they are.
+    pub flags: Vec<&'static str>,
     /// Where spans go.
     pub otlp_endpoint: Option<String>,
     /// Another build of the operator, such as the version before; this workspace's when absent.
@@ -28,13 +30,12 @@ pub struct OperatorProcess {
     identity: String,
     control: Port,
     admin: Port,
-    /// Kept, so that nobody else takes it.
-    _ops: Port,
+    operations: Port,
 }
 
 impl Default for OperatorOptions {
     fn default() -> Self {
-        Self { lease: ("15s", "5s", "10s"), otlp_endpoint: None, program: None }
+        Self { lease: ("15s", "5s", "10s"), flags: Vec::new(), otlp_endpoint: None, program: None }
     }
 }
 
@@ -70,9 +71,10 @@ impl OperatorProcess {
         .collect();
         // The version before has no such ports, and refuses flags that it does not know.
         if options.program.is_none() {
-            let listen = ["--webhook-listen", "127.0.0.1:0", "--ops-listen", &ops.address().to_string()];
+            let listen = ["--webhook-listen", "127.0.0.1:0", "--ops-listen", &format!("0.0.0.0:{}", ops.number())];
             arguments.extend(listen.map(str::to_owned));
         }
+        arguments.extend(options.flags.iter().map(|&flag| flag.to_owned()));
         if let Some(endpoint) = &options.otlp_endpoint {
             arguments.extend(["--otlp-endpoint".to_owned(), endpoint.clone()]);
         }
@@ -85,7 +87,7 @@ impl OperatorProcess {
             .env("KUBECONFIG", kubeconfig)
             .start()
             .with_context(|| format!("cannot start operator {identity}"))?;
-        let mut operator = Self { process, identity: identity.to_owned(), control, admin, _ops: ops };
+        let mut operator = Self { process, identity: identity.to_owned(), control, admin, operations: ops };
         operator.ready().await?;
         Ok(operator)
     }
@@ -108,5 +110,10 @@ impl OperatorProcess {
     #[must_use]
     pub fn control_url(&self) -> String {
         format!("https://{}", self.control.address())
+    }
+    /// The port of its operations API, on all addresses of this machine.
+    #[must_use]
+    pub fn operations_port(&self) -> u16 {
+        self.operations.number()
     }
 }

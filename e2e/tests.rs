@@ -20,6 +20,8 @@ mod isolation;
 mod kubectl;
 #[path = "tests/leader.rs"]
 mod leader;
+#[path = "tests/operations.rs"]
+mod operations;
 #[path = "tests/operator_gone.rs"]
 mod operator_gone;
 #[path = "tests/skew.rs"]
