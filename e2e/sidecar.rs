@@ -123,6 +123,16 @@ impl Sidecar {
         Ok(std::fs::write(self.folder.join("config.yaml"), config)?)
     }
 
+    /// Does what a kubelet does: brings the operator's authorities into the mounted file, whole.
+    ///
+    /// # Errors
+    /// When they can't be had or written.
+    pub async fn mount_authorities(&self, fleet: &Fleet) -> Result<()> {
+        let (file, next) = (self.folder.join("ca.crt"), self.folder.join("ca.crt.next"));
+        std::fs::write(&next, fleet.control_ca().await?)?;
+        Ok(std::fs::rename(next, file)?)
+    }
+
     /// The outbound listener.
     #[must_use]
     pub fn outbound(&self) -> SocketAddr {

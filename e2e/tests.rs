@@ -2,6 +2,8 @@
 
 #[path = "tests/cases.rs"]
 mod cases;
+#[path = "tests/certificates.rs"]
+mod certificates;
 #[path = "tests/chart.rs"]
 mod chart;
 #[path = "tests/chart_installed.rs"]

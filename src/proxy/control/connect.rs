@@ -15,7 +15,7 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{CertificateError, ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -49,6 +49,14 @@ pub(crate) enum ConnectError {
     /// The name has no address.
     #[error("host {0} has no address")]
     NoAddress(String),
+    /// The operator's certificate is not good.
+    #[error("the certificate of {host} is refused: {why}")]
+    Certificate {
+        /// Whose.
+        host: String,
+        /// What is wrong with it, and where to look.
+        why: String,
+    },
     /// The network or the TLS handshake failed.
     #[error("connection failed: {0}")]
     Io(#[from] io::Error),
@@ -103,7 +111,29 @@ impl Connector {
             addresses.get(attempt % addresses.len().max(1)).ok_or_else(|| ConnectError::NoAddress(url.host.clone()))?;
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        Ok(TlsConnector::from(Arc::new(config)).connect(name, stream).await?)
+        let connected = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
+        connected.map_err(|error| self.refused(&url.host, error))
+    }
+
+    /// Tells a certificate that is not good from a network that is not.
+    fn refused(&self, host: &str, error: io::Error) -> ConnectError {
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        let Some(rustls::Error::InvalidCertificate(wrong)) = inner else { return ConnectError::Io(error) };
+        let why = match wrong {
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => format!(
+                "none of the authorities in {} has signed it; they may be older than the operator's",
+                self.authority.display()
+            ),
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it is expired".to_owned(),
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                "it is not valid yet: compare the clocks".to_owned()
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                "it is for other names: see the operator's --san".to_owned()
+            }
+            other => other.to_string(),
+        };
+        ConnectError::Certificate { host: host.to_owned(), why }
     }
 
     async fn client_config(&self) -> Result<ClientConfig, ConnectError> {
@@ -127,3 +157,6 @@ impl Connector {
         Ok(config)
     }
 }
+
+#[cfg(test)]
+mod tests;
