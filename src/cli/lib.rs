@@ -12,6 +12,7 @@ mod operations;
 mod pods;
 mod render;
 mod run;
+mod sidecars;
 mod status;
 mod table;
 mod terminal;

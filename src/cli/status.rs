@@ -22,6 +22,7 @@ use crate::arguments::{StatusArguments, StatusOutput as Output};
 use crate::cluster::{Session, explained};
 use crate::operations::Operations;
 use crate::pods;
+use crate::sidecars;
 use crate::table::{self, Cell};
 use crate::terminal::{BAD, CARE, Exit, FAINT, GOOD, STRONG, Styled, Terminal, state_style};
 
@@ -183,6 +184,11 @@ pub(crate) fn print_table(policies: &Policies, now: Timestamp, out: &mut dyn Wri
     let rows: Vec<_> = policies.iter().map(|((namespace, name), policy)| row(namespace, name, policy, now)).collect();
     let headings = ["NAMESPACE", "NAME", "TARGET", "STATE", "OPEN", "FAIL%", "TRIPS", "LAST-TRIP", "READY", "OVERRIDE"];
     table::write(out, headings, &rows)?;
+    for ((namespace, name), policy) in policies {
+        for line in policy.status.iter().flat_map(sidecars::lines) {
+            writeln!(out, "{namespace}/{name}: {}", Styled(CARE, line))?;
+        }
+    }
     Ok(())
 }
 
@@ -251,6 +257,9 @@ fn print_detail(policy: &CircuitBreakerPolicy, now: Timestamp, out: &mut dyn Wri
     }
     for target in status.targets.iter().filter(|target| !target.message.is_empty()) {
         writeln!(out, "{}: {}", target.reference.name, Styled(CARE, &target.message))?;
+    }
+    for line in sidecars::lines(&status) {
+        writeln!(out, "{}", Styled(CARE, line))?;
     }
     writeln!(out)?;
     let rows: Vec<_> = status.conditions.iter().map(|condition| condition_row(condition, now)).collect();

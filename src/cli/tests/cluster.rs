@@ -63,6 +63,7 @@ impl Fixture {
             "observedGeneration": generation, "state": "Open",
             "summary": { "target": "payments", "open": "3/3", "failurePercent": 100, "trips": 3 },
             "conditions": [condition("Programmed"), condition("Ready")],
+            "sidecars": { "expected": 4, "injected": 3, "findings": [{ "pod": "shop/cart", "problem": "SidecarMissing" }] },
             "targets": [{ "ref": { "name": "payments" }, "accepted": true, "state": "Open", "reason": "ConsecutiveFailures",
                           "pods": { "open": 3, "reporting": 3 }, "trips": 3, "failurePercent": 100 }],
         }});
@@ -150,11 +151,15 @@ async fn status_shows_a_table_a_policy_and_json() -> Result<()> {
     let row: Vec<&str> = out.lines().nth(1).context("one policy")?.split_whitespace().collect();
     assert_eq!(row, [&fixture.namespace, "payments", "payments", "Open", "3/3", "100", "3", "-", "True", "-"]);
 
+    let missing = "1 pod without sidecar: shop/cart; restart";
+    assert!(out.contains(&format!("{}/payments: {missing}", fixture.namespace)), "{out}");
+
     let (_, out, _) = fixture.fusebox(&["status", "payments"]).await;
-    assert!(out.contains("ConsecutiveFailures") && out.contains("Programmed"), "{out}");
+    assert!(out.contains("ConsecutiveFailures") && out.contains("Programmed") && out.contains(missing), "{out}");
     let (_, out, _) = fixture.fusebox(&["status", "-o", "json"]).await;
     let list: Value = serde_json::from_str(&out)?;
     assert_eq!(list["items"][0]["status"]["state"], "Open");
+    assert_eq!(list["items"][0]["status"]["sidecars"]["findings"][0]["pod"], "shop/cart");
 
     let (exit, _, err) = fixture.fusebox(&["status", "ledger"]).await;
     assert!(exit == Exit::Failed && err.contains("does not exist"), "{err}");

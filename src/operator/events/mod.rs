@@ -38,7 +38,7 @@ const MAX_NOTE: usize = 1024;
 const REPORTER: &str = "fusebox.dev/operator";
 
 /// Conditions whose transitions are told. Others only repeat these, or a state.
-const TOLD: [&str; 2] = ["Accepted", "Programmed"];
+const TOLD: [&str; 3] = ["Accepted", "Programmed", "Covered"];
 
 /// Something that happened to a policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -237,13 +237,16 @@ mod tests {
     }
 
     fn status(state: State, accepted: &str) -> CircuitBreakerPolicyStatus {
-        let condition = serde_json::json!({
-            "type": "Accepted", "status": accepted, "reason": "Because", "message": "do this",
-            "lastTransitionTime": "2026-01-01T00:00:00Z",
-        });
+        let condition = |kind: &str| {
+            let condition = serde_json::json!({
+                "type": kind, "status": accepted, "reason": "Because", "message": "do this",
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            });
+            serde_json::from_value(condition).unwrap()
+        };
         CircuitBreakerPolicyStatus {
             state: Some(state),
-            conditions: vec![serde_json::from_value(condition).unwrap()],
+            conditions: ["Accepted", "Covered", "Overridden"].map(condition).into(),
             ..CircuitBreakerPolicyStatus::default()
         }
     }
@@ -255,9 +258,9 @@ mod tests {
     #[test]
     fn each_transition_is_told_once() {
         let (closed, open) = (status(State::Closed, "True"), status(State::Open, "False"));
-        assert_eq!(reasons(&happenings(Some(&closed), &open)), ["CircuitOpen", "NotAccepted"]);
+        assert_eq!(reasons(&happenings(Some(&closed), &open)), ["CircuitOpen", "NotAccepted", "NotCovered"]);
         assert!(happenings(Some(&open), &open).is_empty());
-        assert_eq!(reasons(&happenings(None, &status(State::Unknown, "True"))), ["Accepted"]);
+        assert_eq!(reasons(&happenings(None, &status(State::Unknown, "True"))), ["Accepted", "Covered"]);
     }
 
     #[test]
