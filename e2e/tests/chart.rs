@@ -168,7 +168,8 @@ fn a_pods_own_word_wins_over_its_namespaces() -> Result<()> {
     let passes = |selector: &serde_json::Value, word: Option<&str>| {
         let label = |it: &&serde_json::Value| it["key"] == "fusebox.dev/inject";
         selector["matchExpressions"].as_array().into_iter().flatten().filter(label).all(|it| {
-            let listed = word.is_some_and(|word| it["values"].as_array().is_some_and(|values| values.contains(&word.into())));
+            let listed =
+                word.is_some_and(|word| it["values"].as_array().is_some_and(|values| values.contains(&word.into())));
             listed == (it["operator"] == "In")
         })
     };

@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod ops;
 pub mod peer;
 pub mod probe;
+mod problem;
 pub mod reconcile;
 pub mod run;
 pub mod settings;

@@ -3,9 +3,10 @@
 //! The API server never sends one; whoever else does must learn what is wrong, and cost nothing.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE};
-use http::{HeaderValue, Response, StatusCode};
+use http::{Response, StatusCode};
 use http_body_util::Full;
+
+use crate::problem::problem;
 
 /// Why a request is no admission review.
 #[derive(Debug, thiserror::Error)]
@@ -81,20 +82,6 @@ impl RequestRefusal {
     }
 
     pub(super) fn response(&self) -> Response<Full<Bytes>> {
-        let status = self.status();
-        let problem = serde_json::json!({
-            "type": "about:blank",
-            "title": status.canonical_reason().unwrap_or_default(),
-            "status": status.as_u16(),
-            "detail": self.to_string(),
-            "reason": self.reason(),
-        });
-        let mut response = Response::new(Full::from(problem.to_string()));
-        *response.status_mut() = status;
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if status == StatusCode::METHOD_NOT_ALLOWED {
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
-        }
-        response
+        problem(self.status(), self.reason(), &self.to_string())
     }
 }

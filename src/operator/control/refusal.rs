@@ -3,10 +3,11 @@
 //! Each refusal has a stable reason, so that a sidecar's log, a metric and a test name the same thing.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::RETRY_AFTER;
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 
+use crate::problem::problem;
 use crate::token::TokenError;
 
 /// Why nothing was opened.
@@ -78,22 +79,10 @@ impl Refusal {
 
     pub(crate) fn response(&self) -> Response<Full<Bytes>> {
         let status = self.status();
-        let problem = serde_json::json!({
-            "type": "about:blank",
-            "title": status.canonical_reason().unwrap_or_default(),
-            "status": status.as_u16(),
-            "detail": self.to_string(),
-            "reason": self.reason(),
-        });
-        let mut response = Response::new(Full::from(problem.to_string()));
-        *response.status_mut() = status;
+        let mut response = problem(status, self.reason(), &self.to_string());
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(http::header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        if status == StatusCode::METHOD_NOT_ALLOWED {
-            headers.insert(http::header::ALLOW, HeaderValue::from_static("POST"));
         }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
