@@ -2,7 +2,7 @@
 
 use fusebox_api::names::FIELD_MANAGER;
 use fusebox_compiler::objects::MANAGED_BY;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use kube::api::ListParams;
 
 use super::outputs::nothing_is_written;
@@ -84,6 +84,8 @@ async fn an_operator_for_one_namespace_serves_it_and_touches_no_other() -> Resul
     condition(&client, &served, "payments", ("Programmed", "False", "Pending")).await?;
     let own: Api<ConfigMap> = Api::namespaced(client.clone(), NAMESPACE);
     eventually(SOON, "the authority is published", async || Ok(own.get("fusebox-ca").await?)).await?;
+    let services: Api<Service> = Api::namespaced(client.clone(), &served);
+    eventually(SOON, "its proxies can be scraped", async || Ok(services.get("fusebox-proxies").await?)).await?;
     nothing_is_written(&cluster).await?;
 
     let policies: Api<CircuitBreakerPolicy> = Api::namespaced(client.clone(), &other);

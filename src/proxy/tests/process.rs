@@ -193,9 +193,10 @@ fn as_many_files_may_be_open_as_the_system_allows_at_most() -> Result<()> {
 
 #[test]
 fn probes_that_are_none_stop_the_start_and_the_option_is_named() -> Result<()> {
-    for (text, said) in
-        [("[{", "not a list of probes as JSON"), (r#"[{"path":"/x","port":1,"kind":"tcp"}]"#, "path is not")]
-    {
+    for (text, said) in [
+        ("[{", "not a list of probes as JSON"),
+        (r#"[{"path":"/x","port":1,"kind":"tcp"}]"#, "is not /probes/CONTAINER/KIND"),
+    ] {
         let output = Command::new(env!("CARGO_BIN_EXE_fusebox-proxy")).env("FUSEBOX_PROBES", text).output()?;
         let error = String::from_utf8(output.stderr)?;
         ensure!(!output.status.success() && error.contains("--probes") && error.contains(said), "{text}: {error}");
