@@ -48,11 +48,7 @@ async fn servers_open_and_close(stage: &Stage) -> Result<()> {
 }
 
 async fn opens_and_closes(stage: &Stage) -> Result<()> {
-    stage.rolled_out("payments").await?;
-    stage.client("web", (2, "http://payments")).await?;
-    stage.rolled_out("web").await?;
-    stage.enforced("payments").await?;
-    stage.hears("web", (200, "")).await?;
+    stage.called(2).await?;
     stage.shows("payments", ("Closed", "0/2")).await?;
 
     let servers = stage.pod_names("payments").await?;

@@ -11,12 +11,7 @@ const EACH: &str = "scope: Endpoint, maxOpenEndpointsPercent: 50, trip: {consecu
 #[ignore = "needs a cluster: make e2e"]
 async fn one_bad_pod_of_three_is_left_out_and_comes_back() -> Result<()> {
     on_stage("endpoints", Sidecars::Transparent, async |stage| {
-        stage.server("payments", 3).await?;
-        stage.protect("payments", EACH).await?;
-        stage.rolled_out("payments").await?;
-        stage.client("web", (1, "http://payments")).await?;
-        stage.rolled_out("web").await?;
-        stage.enforced("payments").await?;
+        stage.payments((3, 1), EACH).await?;
         stage.shows("payments", ("Closed", "0/3 endpoints")).await?;
 
         let servers = stage.pod_names("payments").await?;

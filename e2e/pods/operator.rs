@@ -19,13 +19,7 @@ const REQUESTS: usize = 100;
 #[ignore = "needs a cluster: make e2e"]
 async fn requests_under_way_notice_nothing_of_the_operators_end() -> Result<()> {
     on_stage("operator-gone", Sidecars::Transparent, async |stage| {
-        stage.server("payments", 2).await?;
-        stage.protect("payments", "trip: {consecutiveFailures: 3}, open: {baseDuration: 3s}").await?;
-        stage.rolled_out("payments").await?;
-        stage.client("web", (1, "http://payments")).await?;
-        stage.rolled_out("web").await?;
-        stage.enforced("payments").await?;
-        stage.hears("web", (200, "")).await?;
+        stage.payments((2, 1), "trip: {consecutiveFailures: 3}, open: {baseDuration: 3s}").await?;
         let outcome = without_operator(stage).await;
         system(stage, &["scale", OPERATOR, "--replicas=2"]).await?;
         system(stage, &["rollout", "status", OPERATOR, "--timeout=90s"]).await?;

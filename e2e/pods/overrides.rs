@@ -11,13 +11,7 @@ use fusebox_e2e::stage::{PATIENCE, Sidecars, on_stage};
 #[ignore = "needs a cluster: make e2e"]
 async fn an_override_opens_the_breaker_of_every_pod_and_its_end_frees_them() -> Result<()> {
     on_stage("override", Sidecars::Transparent, async |stage| {
-        stage.server("payments", 1).await?;
-        stage.protect("payments", "trip: {consecutiveFailures: 3}").await?;
-        stage.rolled_out("payments").await?;
-        stage.client("web", (3, "http://payments")).await?;
-        stage.rolled_out("web").await?;
-        stage.enforced("payments").await?;
-        stage.hears("web", (200, "")).await?;
+        stage.payments((1, 3), "trip: {consecutiveFailures: 3}").await?;
 
         let until = jiff::Timestamp::now() + Duration::from_secs(600);
         let forced = format!("override: {{state: ForcedOpen, until: \"{until:.0}\", reason: INC-42}}");

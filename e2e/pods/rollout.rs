@@ -16,7 +16,7 @@ const AFTERWARDS: usize = 30;
 #[ignore = "needs a cluster: make e2e"]
 async fn a_rolling_restart_of_the_server_loses_no_request() -> Result<()> {
     on_stage("rollout-server", Sidecars::Transparent, async |stage| {
-        scene(stage).await?;
+        stage.payments((2, 1), "trip: {consecutiveFailures: 3}").await?;
         let web = stage.pod_names("web").await?.pop().context("no client")?;
         let before = stage.answers(&web).await?.len();
         stage.kubectl(&["rollout", "restart", "deployment/payments"]).await?;
@@ -33,7 +33,7 @@ async fn a_rolling_restart_of_the_server_loses_no_request() -> Result<()> {
 #[ignore = "needs a cluster: make e2e"]
 async fn a_rolling_restart_of_the_client_loses_no_request() -> Result<()> {
     on_stage("rollout-client", Sidecars::Transparent, async |stage| {
-        scene(stage).await?;
+        stage.payments((2, 1), "trip: {consecutiveFailures: 3}").await?;
         let old = stage.pod_names("web").await?.pop().context("no client")?;
         let heard = follow(stage, &old);
         stage.kubectl(&["rollout", "restart", "deployment/web"]).await?;
@@ -47,16 +47,6 @@ async fn a_rolling_restart_of_the_client_loses_no_request() -> Result<()> {
         Ok(())
     })
     .await
-}
-
-async fn scene(stage: &Stage) -> Result<()> {
-    stage.server("payments", 2).await?;
-    stage.protect("payments", "trip: {consecutiveFailures: 3}").await?;
-    stage.rolled_out("payments").await?;
-    stage.client("web", (1, "http://payments")).await?;
-    stage.rolled_out("web").await?;
-    stage.enforced("payments").await?;
-    stage.hears("web", (200, "")).await
 }
 
 /// All lines of a client's log, until its container ends.

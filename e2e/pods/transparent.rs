@@ -10,13 +10,7 @@ use fusebox_e2e::stage::{PATIENCE, Sidecars, Stage, on_stage};
 #[ignore = "needs a cluster: make e2e"]
 async fn the_upstream_is_called_by_the_sidecar_and_not_by_the_application() -> Result<()> {
     on_stage("transparent", Sidecars::Transparent, async |stage| {
-        stage.server("payments", 1).await?;
-        stage.protect("payments", "trip: {consecutiveFailures: 3}").await?;
-        stage.rolled_out("payments").await?;
-        stage.client("web", (1, "http://payments")).await?;
-        stage.rolled_out("web").await?;
-        stage.enforced("payments").await?;
-        stage.hears("web", (200, "")).await?;
+        stage.payments((1, 1), "trip: {consecutiveFailures: 3}").await?;
         let [server, client] = [&stage.pod_names("payments").await?[0], &stage.pod_names("web").await?[0]];
         eventually(PATIENCE, "the upstream's peer is a socket of the sidecar's user", async || {
             ensure!(caller_of(stage, server, client).await? == SIDECAR_UID, "it is another user's");

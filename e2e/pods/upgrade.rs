@@ -29,13 +29,7 @@ async fn upgrade_and_rollback_lose_no_request_and_no_configuration() -> Result<(
 }
 
 async fn there_and_back(stage: &Stage) -> Result<()> {
-    stage.server("payments", 2).await?;
-    stage.protect("payments", "trip: {consecutiveFailures: 3}").await?;
-    stage.rolled_out("payments").await?;
-    stage.client("web", (1, "http://payments")).await?;
-    stage.rolled_out("web").await?;
-    stage.enforced("payments").await?;
-    stage.hears("web", (200, "")).await?;
+    stage.payments((2, 1), "trip: {consecutiveFailures: 3}").await?;
     let web = stage.pod_names("web").await?.pop().context("no client")?;
     let (before, old) = (stage.answers(&web).await?.len(), sidecar(stage, "payments").await?);
 

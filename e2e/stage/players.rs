@@ -37,6 +37,28 @@ impl Answer {
 }
 
 impl Stage {
+    /// The scene of most tests: `payments`, its policy of the same name with these fields, and `web`, which calls it.
+    ///
+    /// # Errors
+    /// As [`Stage::called`].
+    pub async fn payments(&self, (servers, clients): (u32, u32), policy: &str) -> Result<()> {
+        self.server("payments", servers).await?;
+        self.protect("payments", policy).await?;
+        self.called(clients).await
+    }
+
+    /// `web` calls the `payments` that there is; returns once its policy is enforced and every client is answered.
+    ///
+    /// # Errors
+    /// When an object is refused, or it is not so within [`PATIENCE`].
+    pub async fn called(&self, clients: u32) -> Result<()> {
+        self.rolled_out("payments").await?;
+        self.client("web", (clients, "http://payments")).await?;
+        self.rolled_out("web").await?;
+        self.enforced("payments").await?;
+        self.hears("web", (200, "")).await
+    }
+
     /// Deployment and Service `name`, port 80 to nginx's 8080, which answers 200 with the pod's name.
     ///
     /// # Errors

@@ -244,6 +244,12 @@ fn transition_samples(row: &Row) -> impl Iterator<Item = (Labels, Sample)> + '_ 
 }
 
 fn write_proxy(writer: &mut Writer<'_>, page: &Page, snapshot: &Snapshot) -> fmt::Result {
+    write_counters(writer, page)?;
+    write_health(writer, page)?;
+    write_versions(writer, snapshot)
+}
+
+fn write_counters(writer: &mut Writer<'_>, page: &Page) -> fmt::Result {
     let counters = page.enforcer.counters();
     writer.gauge(
         "fusebox_connections_active",
@@ -291,6 +297,10 @@ fn write_proxy(writer: &mut Writer<'_>, page: &Page, snapshot: &Snapshot) -> fmt
             .map(|result| (vec![("result", result.into())], Sample::Counter(u64::from(result == found))));
         writer.family("fusebox_proxy_state_restores_total", "Readings of the state file, by result.", &results)?;
     }
+    Ok(())
+}
+
+fn write_health(writer: &mut Writer<'_>, page: &Page) -> fmt::Result {
     let report = page.health.report();
     let components = [
         ("config", &report.config),
@@ -302,7 +312,10 @@ fn write_proxy(writer: &mut Writer<'_>, page: &Page, snapshot: &Snapshot) -> fmt
         let healthy = component.status == HealthStatus::Healthy;
         (vec![("component", part.into())], Sample::Gauge(if healthy { 1.0 } else { 0.0 }))
     });
-    writer.family("fusebox_proxy_component_healthy", "Whether a part of the proxy is healthy.", &parts)?;
+    writer.family("fusebox_proxy_component_healthy", "Whether a part of the proxy is healthy.", &parts)
+}
+
+fn write_versions(writer: &mut Writer<'_>, snapshot: &Snapshot) -> fmt::Result {
     let generations: Vec<_> = snapshot
         .policies
         .iter()

@@ -25,12 +25,14 @@ use crate::binaries::NodePrograms;
 use crate::child::KeptChild;
 use crate::cluster::folder::ClusterFolder;
 use crate::cluster::parts::{Listen, Parts};
+use crate::cluster::standing::ANSWER_WITHIN;
 use crate::cluster::{Cluster, ClusterOptions, Controllers};
 use crate::eventually::eventually;
 use crate::images::{self, Image};
 use crate::progress::Progress;
 use crate::{identity, kubeconfig};
 
+pub use crate::cluster::standing::Status;
 use addresses::{API_SERVER, NODE_NAME};
 use machine::Machine;
 use runtime::Runtime;
@@ -39,18 +41,6 @@ use runtime::Runtime;
 const PROCESSES: usize = 7;
 /// How long the node may take until it is Ready, and the cluster's DNS until it answers.
 const READY_WITHIN: Duration = Duration::from_secs(90);
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-
-/// What there is of the node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
-    /// Nothing.
-    Down,
-    /// All processes live and the node is Ready.
-    Up,
-    /// Some processes are gone, or the API server does not answer, or the node is not Ready.
-    Broken,
-}
 
 /// The node of this machine, with everything it keeps in one folder.
 #[derive(Debug, Clone)]

@@ -21,17 +21,18 @@ use crate::ports::Port;
 
 /// etcd, kube-apiserver and kube-controller-manager.
 const PROCESSES: usize = 3;
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// How long it may take to say whether it is ready.
+pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 const END_WITHIN: Duration = Duration::from_secs(10);
 
-/// What there is of the standing cluster.
+/// What there is of a cluster that stands by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
     /// Nothing.
     Down,
-    /// All processes live and the API server is ready.
+    /// All processes live and the API server is ready; so is the node, where there is one.
     Up,
-    /// Some processes are gone, or the API server does not answer.
+    /// Some processes are gone, or the API server does not answer, or the node is not Ready.
     Broken,
 }
 
