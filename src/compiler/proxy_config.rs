@@ -55,6 +55,7 @@ fn config_of(attachments: &Attachments<'_>, workload: &WorkloadId) -> ProxyConfi
                     port: *port,
                     protocol: claim.service_port.spoken,
                     circuit_breaker: Some(circuit_breaker),
+                    rate_limit: None,
                 });
             }
             Direction::Outbound(service, port) => config.outbound.push(OutboundRoute {
@@ -64,6 +65,7 @@ fn config_of(attachments: &Attachments<'_>, workload: &WorkloadId) -> ProxyConfi
                 protocol: claim.service_port.spoken,
                 addresses: addresses(claim.service, *port),
                 circuit_breaker: Some(circuit_breaker),
+                rate_limit: None,
             }),
         }
     }
@@ -91,6 +93,7 @@ fn add_led(config: &mut ProxyConfig, attachments: &Attachments<'_>, services: &B
             protocol: port.spoken,
             addresses: addresses(service, *number),
             circuit_breaker: None,
+            rate_limit: None,
         });
     }
     config.outbound.sort_by(|left, right| (&left.service, left.port).cmp(&(&right.service, right.port)));

@@ -6,6 +6,7 @@
 
 mod breaker;
 mod identifiers;
+mod rate_limit;
 mod routes;
 
 use serde::{Deserialize, Serialize};
@@ -16,7 +17,13 @@ pub use self::breaker::{
     FailureOn, FailureRate, ForcedState, GrpcCode, HalfOpen, Mode, Open, Override, RateWindow, Recovery, SlowCallRate,
     StaticAnswer, StatusRange, Trip,
 };
-pub use self::identifiers::{BreakerKey, PolicyId, PolicyVersion, ServiceId, Side, TargetId, WorkloadId};
+pub use self::identifiers::{
+    BreakerKey, LimitKey, PolicyId, PolicyVersion, Reference, ReferenceKind, ServiceId, Side, TargetId, WorkloadId,
+};
+pub use self::rate_limit::{
+    ApiKey, ClientIp, Cost, Delay, Exceed, JwtClaim, KeyPart, Limit, LimitHeaders, LimitRule, LimitScope, MissingKey,
+    Quotas, Rate, RateLimit, RedisStore, RedisTls, RedisTopology, ShowKeys, StoreFailure, UnknownKey,
+};
 pub use self::routes::{HeaderMatch, InboundRoute, OutboundRoute, PathMatch, Protocol, RequestMatch};
 
 /// The version of this format that this build writes. A proxy refuses a higher one.

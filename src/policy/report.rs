@@ -4,18 +4,24 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{BreakerKey, ForcedState, Mode};
+use crate::config::{BreakerKey, ForcedState, LimitKey, Mode, Reference};
 
-/// The state of a proxy's breakers: all of them after connecting, then those that changed.
+/// The state of a proxy's breakers and limits: all of them after connecting, then those that changed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProxyReport {
-    /// True when `breakers` is complete, and what is not listed is gone.
+    /// True when the lists are complete, and what is not listed is gone.
     #[serde(default)]
     pub full: bool,
     /// Breakers that have seen traffic, sorted by key. One that never did is closed and is not reported.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub breakers: Vec<BreakerReport>,
+    /// Limits that have decided something, sorted by key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<LimitReport>,
+    /// References whose value this proxy can't use, each with the reason; always complete.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub broken_references: Vec<BrokenReference>,
 }
 
 /// One breaker of one proxy.
@@ -65,4 +71,62 @@ pub enum BreakerState {
     HalfOpen,
     /// Nothing passes. Number 2 in metrics.
     Open,
+}
+
+/// One rule of one limit of one proxy.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LimitReport {
+    /// Which limit and rule.
+    pub key: LimitKey,
+    /// Whether it acts.
+    #[serde(default)]
+    pub mode: Mode,
+    /// Requests it let pass since the proxy started, delayed ones among them.
+    pub allowed: u64,
+    /// Requests it refused since the proxy started; in Shadow, those it would have refused.
+    pub limited: u64,
+    /// Requests that waited since the proxy started.
+    #[serde(default)]
+    pub delayed: u64,
+    /// Keys with a bucket of their own now.
+    pub tracked_keys: u64,
+    /// Clients that are refused for a time now.
+    pub blocked_clients: u64,
+    /// The clients of these that were refused most, the most first, at most [`MAX_TOP_BLOCKED`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub top_blocked: Vec<BlockedClient>,
+    /// With scope Shared, since when the store does not answer, in milliseconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store_lost_since_unix_ms: Option<i64>,
+    /// With scope Shared, why the store does not answer.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub store_error: String,
+}
+
+/// The most blocked clients of one limit that are reported.
+pub const MAX_TOP_BLOCKED: usize = 10;
+
+/// A client that is refused for a time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BlockedClient {
+    /// Its key, hashed or redacted as the policy says.
+    pub key: String,
+    /// Since when, in milliseconds since the Unix epoch.
+    pub since_unix_ms: i64,
+    /// Until when, in milliseconds since the Unix epoch.
+    pub until_unix_ms: i64,
+    /// Requests it was refused in this time.
+    pub refused: u64,
+}
+
+/// A value that a proxy can't use; what it had before stays in use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BrokenReference {
+    /// Which.
+    pub reference: Reference,
+    /// What is wrong, and how to mend it; never a part of the value.
+    pub problem: String,
 }

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::config::{PolicyVersion, ProxyConfig, ServiceId};
+use crate::config::{LimitKey, PolicyId, PolicyVersion, ProxyConfig, Reference, ServiceId};
 use crate::report::ProxyReport;
 
 /// The path of the stream on the operator's control port; method POST.
@@ -37,6 +37,24 @@ pub enum Down {
         /// Every Service port for which endpoints are known, sorted.
         services: Vec<ServiceEndpoints>,
     },
+    /// The values of the configuration's references, all of them; replaces what was said before. Never in a ConfigMap. A
+    /// reference that is absent has no value (any more): what the proxy had of it before stays in use.
+    References {
+        /// Each reference that has a value, sorted.
+        values: Vec<ReferenceValue>,
+    },
+    /// How many proxies share each policy's limits now; replaces what was said before.
+    Replicas {
+        /// Each policy with limits of scope Shared, sorted.
+        policies: Vec<LiveReplicas>,
+    },
+    /// Something to do at once, answered by [`Up::Answer`].
+    Command {
+        /// Names it in the answer.
+        id: u64,
+        /// What to do.
+        command: Command,
+    },
     /// Sent when nothing else was, so that both ends notice a dead connection.
     Ping,
     /// A message of a newer operator, passed over. Never sent.
@@ -58,6 +76,95 @@ pub struct ServiceEndpoints {
 
 /// The most endpoints of one Service port that are sent.
 pub const MAX_ENDPOINTS: usize = 1000;
+
+/// The value of one reference.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReferenceValue {
+    /// Which.
+    pub reference: Reference,
+    /// The value, at most [`MAX_REFERENCE_BYTES`]; it may be a secret.
+    pub value: String,
+}
+
+/// The longest value of a reference, in bytes; that of the largest ConfigMap.
+pub const MAX_REFERENCE_BYTES: usize = 1 << 20;
+
+/// How many proxies share a policy's limits.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LiveReplicas {
+    /// The policy.
+    pub policy: PolicyId,
+    /// Ready pods that enforce it, at least 1.
+    pub replicas: u32,
+}
+
+/// What an operator asks of one proxy on behalf of a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "camelCase")]
+pub enum Command {
+    /// Which keys of a policy's limits were refused most.
+    TopKeys {
+        /// The policy.
+        policy: PolicyId,
+        /// At most so many of each limit.
+        most: u32,
+    },
+    /// Lets a client go at once, with a full bucket.
+    Unblock {
+        /// The policy.
+        policy: PolicyId,
+        /// The first 16 or more hexadecimal digits of the SHA-256 of the client's key.
+        key_digest: String,
+    },
+    /// A command of a newer operator, answered by [`Answer::Failed`]. Never sent.
+    #[serde(other)]
+    Unknown,
+}
+
+/// What came of a command.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "done", rename_all = "camelCase")]
+pub enum Answer {
+    /// The keys that were refused most, the most first.
+    TopKeys {
+        /// Each with its limit.
+        keys: Vec<TopKey>,
+    },
+    /// So many buckets were filled.
+    Unblocked {
+        /// 0 where no bucket of this proxy has the key.
+        buckets: u32,
+    },
+    /// It could not be done.
+    Failed {
+        /// Why.
+        problem: String,
+    },
+    /// An answer of a newer proxy. Never sent.
+    #[serde(other)]
+    Unknown,
+}
+
+/// One key of a limit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TopKey {
+    /// Which limit and rule.
+    pub limit: LimitKey,
+    /// The key, hashed or redacted as the policy says.
+    pub key: String,
+    /// The first 16 hexadecimal digits of the key's SHA-256, which [`Command::Unblock`] takes.
+    pub digest: String,
+    /// Requests it was refused since it is watched.
+    pub refused: u64,
+    /// What its bucket holds now, in whole requests.
+    pub remaining: u32,
+    /// Until when it is refused for a time, in milliseconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocked_until_unix_ms: Option<i64>,
+}
 
 /// From proxy to operator.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -91,11 +198,25 @@ pub enum Up {
     },
     /// What the proxy saw.
     Report(ProxyReport),
+    /// The answer to [`Down::Command`].
+    Answer {
+        /// The command's.
+        id: u64,
+        /// What came of it.
+        answer: Answer,
+    },
     /// The answer to [`Down::Ping`].
     Pong,
     /// A message of a newer proxy, passed over. Never sent.
     #[serde(other)]
     Unknown,
+}
+
+impl std::fmt::Debug for ReferenceValue {
+    /// Without the value, which may be a secret.
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("ReferenceValue").field("reference", &self.reference).finish_non_exhaustive()
+    }
 }
 
 /// Why a line was refused.

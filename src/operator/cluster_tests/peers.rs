@@ -66,7 +66,9 @@ async fn a_followers_sidecars_are_known_to_the_leader_and_to_the_next_one() -> R
     leads(&leader.standing).await?;
     let follower = whole(&authority, "follower", &[&early, &late]).await?;
 
-    let full = |pod: &TestPod| Up::Report(ProxyReport { full: true, breakers: vec![breaker(pod.namespace(), "a")] });
+    let full = |pod: &TestPod| {
+        Up::Report(ProxyReport { full: true, breakers: vec![breaker(pod.namespace(), "a")], ..ProxyReport::default() })
+    };
     let mut first = follower.replica.greet(&early).await?;
     first.send(&full(&early)).await?;
     book_shows(&leader.replica, &early, &["a"]).await?;
@@ -95,7 +97,7 @@ async fn sidecars_of_a_leader_that_steps_down_reach_its_successor() -> Result<()
     let leader = whole(&authority, "first", &[&pod]).await?;
     leads(&leader.standing).await?;
     let mut stream = leader.replica.greet(&pod).await?;
-    let report = ProxyReport { full: true, breakers: vec![breaker(pod.namespace(), "a")] };
+    let report = ProxyReport { full: true, breakers: vec![breaker(pod.namespace(), "a")], ..ProxyReport::default() };
     stream.send(&Up::Report(report)).await?;
     book_shows(&leader.replica, &pod, &["a"]).await?;
     let successor = whole(&authority, "second", &[&pod]).await?;

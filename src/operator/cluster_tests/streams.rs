@@ -76,7 +76,7 @@ async fn what_is_not_bound_to_the_pod_counts_for_nothing() -> Result<()> {
     let policies = vec![version(namespace, "mine"), version(namespace, "foreign"), future];
     stream.send(&Up::Ack { revision, policies }).await?;
     let reported = vec![breaker(namespace, "mine"), breaker(namespace, "foreign")];
-    stream.send(&Up::Report(ProxyReport { full: true, breakers: reported })).await?;
+    stream.send(&Up::Report(ProxyReport { full: true, breakers: reported, ..ProxyReport::default() })).await?;
     eventually(SOON, "the own policy's report is in the book", async || {
         ensure!(breakers(&replica.control.book)[pod.name()] == ["mine"], "{:?}", breakers(&replica.control.book));
         Ok(())

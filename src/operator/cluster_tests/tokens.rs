@@ -123,7 +123,7 @@ async fn two_pods_with_one_address_are_two() -> Result<()> {
     let mut second = replica.greet(&twin).await?;
     first.configuration().await?;
     second.configuration().await?;
-    let report = ProxyReport { full: true, breakers: vec![breaker(pod.namespace(), "mine")] };
+    let report = ProxyReport { full: true, breakers: vec![breaker(pod.namespace(), "mine")], ..ProxyReport::default() };
     second.send(&Up::Report(report)).await?;
     eventually(SOON, "the twin's report is the twin's", async || {
         let found = breakers(&replica.control.book);

@@ -307,7 +307,7 @@ impl ProxyState {
 
     /// Takes a report and returns how many breakers were dropped for the bound.
     fn merge(&mut self, report: ProxyReport, changes: &mut Changes) -> usize {
-        let ProxyReport { full, breakers } = report;
+        let ProxyReport { full, breakers, limits: _, broken_references: _ } = report;
         if full {
             changes.policies.extend(self.breakers.keys().map(|key| key.policy.clone()));
             self.breakers.clear();
@@ -328,7 +328,8 @@ impl ProxyState {
     fn as_events(&self) -> Vec<ProxyEvent> {
         let Self { pod, connection, acknowledged, rejected, breakers, lost_at: _ } = self;
         let connection = Connection { enforced: acknowledged.clone(), ..connection.clone() };
-        let report = ProxyReport { full: true, breakers: breakers.values().cloned().collect() };
+        let report =
+            ProxyReport { full: true, breakers: breakers.values().cloned().collect(), ..ProxyReport::default() };
         let happened = [
             Some(Happened::Connected(connection)),
             rejected.clone().map(Happened::Refused),

@@ -286,7 +286,7 @@ impl Session {
     fn take(&self, message: Up) -> Result<(), End> {
         match message {
             Up::Hello { .. } => return Err(End::HelloTwice),
-            Up::Pong | Up::Unknown => {}
+            Up::Pong | Up::Answer { .. } | Up::Unknown => {}
             Up::Ack { revision, policies } => {
                 self.control.metrics.configurations.with_label_values(&["acknowledged"]).inc();
                 let policies = self.bound(policies);
@@ -324,12 +324,12 @@ impl Session {
 
     /// Of a report, the breakers of policies that are bound to the pod.
     fn bound_report(&self, report: ProxyReport) -> ProxyReport {
-        let ProxyReport { full, mut breakers } = report;
+        let ProxyReport { full, mut breakers, limits: _, broken_references: _ } = report;
         let all = breakers.len();
         let current = self.configuration();
         breakers.retain(|breaker| current.as_ref().is_some_and(|current| current.binds(&breaker.key.policy)));
         self.count_dropped("PolicyNotBound", all - breakers.len());
-        ProxyReport { full, breakers }
+        ProxyReport { full, breakers, ..ProxyReport::default() }
     }
 
     fn record(&self, happened: Happened) {

@@ -1,4 +1,4 @@
-//! What names things in a configuration: workloads, policies, Services, targets, breakers.
+//! What names things in a configuration: workloads, policies, Services, targets, breakers, limits, and values that stand elsewhere.
 //!
 //! It must hold names alone. They are keys of state that outlives configurations, so that a name must never say what is wanted.
 
@@ -94,4 +94,46 @@ pub struct BreakerKey {
     /// `address:port` of the endpoint with scope Endpoint, else empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub endpoint: String,
+}
+
+/// Names the buckets of one rule of one limit in one proxy; they are kept by this key over configuration changes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LimitKey {
+    /// The policy.
+    pub policy: PolicyId,
+    /// The reference of the policy.
+    pub target: TargetId,
+    /// Which side enforces.
+    pub side: Side,
+    /// The Service's port on side Client, the container port on side Server: each has its own buckets.
+    pub port: u16,
+    /// The limit's name.
+    pub limit: String,
+    /// The rule's name, or empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub rule: String,
+}
+
+/// One entry of a ConfigMap or Secret whose value is never part of a configuration.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reference {
+    /// Which kind of object.
+    pub kind: ReferenceKind,
+    /// Its namespace, which is that of the policy.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The entry of its data.
+    pub key: String,
+}
+
+/// What holds values for policies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ReferenceKind {
+    /// A ConfigMap.
+    ConfigMap,
+    /// A Secret.
+    Secret,
 }

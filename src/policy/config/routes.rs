@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::breaker::CircuitBreaker;
 use super::identifiers::ServiceId;
+use super::rate_limit::RateLimit;
 
 /// Traffic to one container port of the sidecar's own pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +20,9 @@ pub struct InboundRoute {
     /// The breaker in front of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub circuit_breaker: Option<CircuitBreaker>,
+    /// The limits in front of the breaker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
 }
 
 /// Traffic from the sidecar's own pod to one port of a Service.
@@ -40,6 +44,9 @@ pub struct OutboundRoute {
     /// The breaker in front of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub circuit_breaker: Option<CircuitBreaker>,
+    /// The limits in front of the breaker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
 }
 
 /// What is spoken on a port, as the Service's `appProtocol` says it.

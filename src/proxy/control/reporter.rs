@@ -78,7 +78,7 @@ fn all(current: &BTreeMap<BreakerKey, BreakerReport>) -> Vec<ProxyReport> {
     let mut parts = parts(current.values().cloned().collect());
     match parts.first_mut() {
         Some(first) => first.full = true,
-        None => parts.push(ProxyReport { full: true, breakers: Vec::new() }),
+        None => parts.push(ProxyReport { full: true, ..ProxyReport::default() }),
     }
     parts
 }
@@ -95,7 +95,7 @@ fn parts(mut left: Vec<BreakerReport>) -> Vec<ProxyReport> {
     let mut parts = Vec::new();
     while !left.is_empty() {
         let rest = left.split_off(left.len().min(MAX_PER_REPORT));
-        parts.push(ProxyReport { full: false, breakers: left });
+        parts.push(ProxyReport { breakers: left, ..ProxyReport::default() });
         left = rest;
     }
     parts

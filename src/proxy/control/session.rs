@@ -197,7 +197,7 @@ impl Session {
                     enforcer.endpoints(services, Monotonic::now());
                     continue;
                 }
-                Down::Unknown => continue,
+                Down::References { .. } | Down::Replicas { .. } | Down::Command { .. } | Down::Unknown => continue,
             };
             send(&mut self.up, &answer).await?;
         }

@@ -94,7 +94,7 @@ pub(super) fn assemble(
 
 impl Builder<'_> {
     fn inbound(&mut self, index: usize, route: &InboundRoute) -> Result<Arc<Route>, ConfigError> {
-        let InboundRoute { port, protocol, circuit_breaker } = route;
+        let InboundRoute { port, protocol, circuit_breaker, rate_limit: _ } = route;
         let listener = self.around.topology.listeners.iter().find_map(|destination| match destination {
             Destination::Application { address, port: own } if own == port => Some(address.clone()),
             _ => None,
@@ -112,7 +112,7 @@ impl Builder<'_> {
     }
 
     fn outbound(&mut self, index: usize, route: &OutboundRoute) -> Result<Arc<Route>, ConfigError> {
-        let OutboundRoute { service, port, port_name: _, protocol, addresses, circuit_breaker } = route;
+        let OutboundRoute { service, port, port_name: _, protocol, addresses, circuit_breaker, rate_limit: _ } = route;
         let field = format!("outbound[{index}]");
         for (position, address) in addresses.iter().enumerate() {
             parse::host_port(address)

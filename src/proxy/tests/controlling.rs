@@ -17,7 +17,7 @@ use crate::{HealthStatus, Proxy};
 async fn a_configuration_is_acknowledged_enforced_and_reported() {
     let Connected { upstream, operator: _operator, proxy, mut stream, directory: _directory } = connected().await;
     assert!(matches!(stream.next().await, Up::Hello { revision: None, ref policies, .. } if policies.is_empty()));
-    assert_eq!(stream.report().await, ProxyReport { full: true, breakers: Vec::new() });
+    assert_eq!(stream.report().await, ProxyReport { full: true, ..ProxyReport::default() });
     eventually("control is healthy", || proxy.health().control.status == HealthStatus::Healthy).await;
 
     let settings = config(upstream.address);

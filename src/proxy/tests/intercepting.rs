@@ -194,7 +194,8 @@ fn inbound() -> ProxyConfig {
     let mut config = outbound();
     let mut policy = config.outbound.remove(0).circuit_breaker.unwrap();
     policy.side = Side::Server;
-    config.inbound = vec![InboundRoute { port: 8080, protocol: Protocol::Detect, circuit_breaker: Some(policy) }];
+    config.inbound =
+        vec![InboundRoute { port: 8080, protocol: Protocol::Detect, circuit_breaker: Some(policy), rate_limit: None }];
     config
 }
 

@@ -319,6 +319,7 @@ pub(crate) fn config(upstream: SocketAddr) -> ProxyConfig {
             protocol: Protocol::Detect,
             addresses: vec![upstream.to_string()],
             circuit_breaker: Some(circuit_breaker),
+            rate_limit: None,
         }],
         ..ProxyConfig::empty(WorkloadId { namespace: "shop".into(), kind: "Deployment".into(), name: "web".into() })
     }

@@ -52,7 +52,7 @@ fn breaker(name: &str, port: u16, state: BreakerState) -> BreakerReport {
 }
 
 fn reported(uid: &str, full: bool, breakers: Vec<BreakerReport>) -> ProxyEvent {
-    happened(uid, Happened::Reported(ProxyReport { full, breakers }))
+    happened(uid, Happened::Reported(ProxyReport { full, breakers, ..ProxyReport::default() }))
 }
 
 fn states(book: &ReportBook, uid: &str) -> Vec<(String, BreakerState)> {

@@ -185,7 +185,9 @@ async fn eventually_configured(stream: &mut Stream) -> Result<()> {
         let reports: Vec<BreakerReport> =
             breakers.flat_map(|(port, it)| it.rules.iter().map(move |rule| report(it.key(port, rule)))).collect();
         if !reports.is_empty() {
-            return stream.send(&Up::Report(ProxyReport { full: true, breakers: reports })).await;
+            return stream
+                .send(&Up::Report(ProxyReport { full: true, breakers: reports, ..ProxyReport::default() }))
+                .await;
         }
     }
 }

@@ -1,0 +1,422 @@
+//! What a RateLimit asks of one sidecar: its limits, whose bucket a request spends from, and what happens beyond it.
+//!
+//! It must hold wishes, not checked values: the engine makes its own types of them, and refuses what it can't enforce. Secret
+//! values never stand here, only references to them.
+
+use serde::{Deserialize, Serialize};
+
+use super::breaker::Mode;
+use super::identifiers::{LimitKey, PolicyId, Reference, Side, TargetId};
+use super::routes::RequestMatch;
+
+/// One RateLimit as it applies to one route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RateLimit {
+    /// The policy.
+    pub policy: PolicyId,
+    /// The policy's reference this route came from.
+    pub target: TargetId,
+    /// Which side of the call this proxy is on.
+    pub side: Side,
+    /// Whether decisions are carried out or only reported.
+    #[serde(default)]
+    pub mode: Mode,
+    /// All that concern a request are checked, and only where all allow it, all are spent from.
+    pub limits: Vec<Limit>,
+    /// Where limits of scope Shared are kept; absent where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<RedisStore>,
+    /// What limits of scope Shared do while the store doesn't answer.
+    #[serde(default, skip_serializing_if = "StoreFailure::is_default")]
+    pub on_store_failure: StoreFailure,
+    /// Which headers tell clients of their quota.
+    #[serde(default, skip_serializing_if = "LimitHeaders::is_default")]
+    pub headers: LimitHeaders,
+    /// How keys are shown in reports, logs and answers to commands.
+    #[serde(default, skip_serializing_if = "ShowKeys::is_default")]
+    pub show_keys: ShowKeys,
+    /// At most so many buckets for each limit; further keys share one.
+    pub max_tracked_keys: u32,
+}
+
+/// One limit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Limit {
+    /// Its name, unique in the policy.
+    pub name: String,
+    /// Which requests it concerns; absent is all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<RequestMatch>,
+    /// What tells one client from another, in order; empty is one bucket for all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub key: Vec<KeyPart>,
+    /// What becomes of a request that lacks a part of the key.
+    #[serde(default, skip_serializing_if = "MissingKey::is_default")]
+    pub on_missing_key: MissingKey,
+    /// Tried in order; the first that matches has the bucket and the rate. The last one has no name and no match.
+    pub rules: Vec<LimitRule>,
+    /// Own rates of named keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quotas: Option<Quotas>,
+    /// What requests weigh: the first that matches; else 1.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub costs: Vec<Cost>,
+    /// What becomes of a request beyond the limit.
+    #[serde(default, skip_serializing_if = "Exceed::is_default")]
+    pub on_exceed: Exceed,
+    /// Where the buckets are kept.
+    #[serde(default, skip_serializing_if = "LimitScope::is_default")]
+    pub scope: LimitScope,
+}
+
+/// A part of a limit's traffic with buckets of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LimitRule {
+    /// Its name; empty for the limit's own buckets, which take what no rule matched.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// Which requests; absent matches all.
+    #[serde(rename = "match", default, skip_serializing_if = "Option::is_none")]
+    pub matches: Option<RequestMatch>,
+    /// The rate of each bucket. A change of it keeps what each bucket has been spent down to.
+    pub rate: Rate,
+}
+
+/// `requests` in `per_ms`, refilled steadily; at most `burst` at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rate {
+    /// How many.
+    pub requests: u32,
+    /// In this time, in milliseconds.
+    pub per_ms: u64,
+    /// What a full bucket holds, at least 1.
+    pub burst: u32,
+}
+
+/// Own rates of named keys, from a file that maps SHA-256 of the key to a rate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Quotas {
+    /// Where the file stands; its content comes over the control stream.
+    pub source: Reference,
+    /// What becomes of a key that the file does not name.
+    #[serde(default, skip_serializing_if = "UnknownKey::is_default")]
+    pub on_unknown_key: UnknownKey,
+}
+
+/// What becomes of a key that has no quota of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum UnknownKey {
+    /// It has the limit's own rate.
+    #[default]
+    Default,
+    /// All such keys share one bucket.
+    SharedBucket,
+    /// It is refused.
+    Reject,
+}
+
+/// What requests weigh.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cost {
+    /// Which requests.
+    #[serde(rename = "match")]
+    pub matches: RequestMatch,
+    /// How much of the bucket each of them spends, 0 or more; 0 is not limited.
+    pub cost: u32,
+}
+
+/// One part of what tells one client from another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum KeyPart {
+    /// The value of this header.
+    Header(String),
+    /// A secret that the client shows: the first that is there.
+    ApiKey(ApiKey),
+    /// The address of the client.
+    ClientIp(ClientIp),
+    /// A claim of a signed token.
+    JwtClaim(JwtClaim),
+    /// The path, without the query.
+    Path,
+    /// The method.
+    Method,
+}
+
+/// Where an API key stands: the first that is there counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiKey {
+    /// Headers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<String>,
+    /// Parameters of the query.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub query_parameters: Vec<String>,
+    /// Cookies.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cookies: Vec<String>,
+}
+
+/// How the client's address is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientIp {
+    /// How many proxies before this one are believed: so many entries of `X-Forwarded-For` from the right, less one for the peer
+    /// itself, are passed over. 0 takes the peer's own address and reads no header.
+    pub trusted_hops: u8,
+    /// IPv6 clients share a bucket by this many leading bits.
+    pub ipv6_prefix: u8,
+}
+
+/// A claim of a JSON Web Token (RFC 7519) whose signature holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JwtClaim {
+    /// The claim's name; its value must be a string, a number or a boolean.
+    pub claim: String,
+    /// The header that holds the token, with or without `Bearer `.
+    pub header: String,
+    /// The issuer that the token must name; absent is any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    /// The token must name one of these audiences; empty is any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub audiences: Vec<String>,
+    /// A JSON Web Key Set (RFC 7517) or a public key in PEM; its content comes over the control stream.
+    pub keys: Reference,
+}
+
+/// What becomes of a request that lacks a part of the key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum MissingKey {
+    /// All such requests share one bucket.
+    #[default]
+    SharedBucket,
+    /// The limit does not concern it.
+    Skip,
+    /// It is refused.
+    Reject,
+}
+
+/// What becomes of a request beyond the limit; by default it is refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Exceed {
+    /// The client is refused for this time from then on, in milliseconds, whatever its bucket holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block_for_ms: Option<u64>,
+    /// It waits for its turn instead; with scope Replica only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delay: Option<Delay>,
+}
+
+/// How requests beyond the limit wait.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Delay {
+    /// The longest wait, in milliseconds; who would wait longer is refused at once.
+    pub max_delay_ms: u64,
+    /// At most so many wait for one limit in one proxy.
+    pub max_queued: u32,
+    /// The header whose whole number 0..=9 says who goes first, the greatest; absent or unreadable is 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority_header: Option<String>,
+}
+
+/// Where buckets are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum LimitScope {
+    /// In each proxy: every replica allows the whole rate.
+    #[default]
+    Replica,
+    /// In the store: all replicas together allow the rate.
+    Shared,
+}
+
+/// What limits of scope Shared do while the store doesn't answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum StoreFailure {
+    /// Each proxy allows its part: the rate divided by the live replicas.
+    #[default]
+    LocalEstimate,
+    /// Everything passes.
+    Open,
+    /// Nothing passes.
+    Closed,
+}
+
+/// Which headers tell clients of their quota.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum LimitHeaders {
+    /// `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers).
+    #[default]
+    Standard,
+    /// `X-RateLimit-Limit`, `-Remaining` and `-Reset`.
+    Legacy,
+    /// Both.
+    Both,
+    /// None; refusals still carry `Retry-After`.
+    None,
+}
+
+/// How keys are shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ShowKeys {
+    /// The first 16 hexadecimal digits of the key's SHA-256.
+    #[default]
+    Hashed,
+    /// The first and the last two characters of each part, where it is long enough to stay unknown.
+    Redacted,
+}
+
+/// A Redis server, or several that act as one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RedisStore {
+    /// Who is asked.
+    pub topology: RedisTopology,
+    /// The database's number; 0 with a cluster.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub database: u32,
+    /// Who the proxy says it is (ACL); absent with a username of `default`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<Reference>,
+    /// Its password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<Reference>,
+    /// TLS; absent is plain text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<RedisTls>,
+    /// All keys begin with it.
+    pub key_prefix: String,
+    /// How long one decision may take, in milliseconds, before the store counts as failed.
+    pub timeout_ms: u64,
+}
+
+/// Who is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RedisTopology {
+    /// One server.
+    Single {
+        /// `host:port`.
+        address: String,
+    },
+    /// The primary that Sentinels name.
+    Sentinel {
+        /// The Sentinels, `host:port` each.
+        addresses: Vec<String>,
+        /// The primary's name.
+        primary: String,
+    },
+    /// The nodes of a Redis Cluster.
+    Cluster {
+        /// Some of them, `host:port` each.
+        addresses: Vec<String>,
+    },
+}
+
+/// How the store proves who it is, and the proxy who it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RedisTls {
+    /// Certificates in PEM of the authorities that are believed; absent is the usual public ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authorities: Option<Reference>,
+    /// The proxy's own certificate in PEM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<Reference>,
+    /// The private key of it in PEM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub private_key: Option<Reference>,
+}
+
+impl RateLimit {
+    /// The key of the buckets of one rule of one limit, for traffic to `port`.
+    #[must_use]
+    pub fn key(&self, port: u16, (limit, rule): (&Limit, &LimitRule)) -> LimitKey {
+        LimitKey {
+            policy: self.policy.clone(),
+            target: self.target.clone(),
+            side: self.side,
+            port,
+            limit: limit.name.clone(),
+            rule: rule.name.clone(),
+        }
+    }
+
+    /// Every reference whose value the proxy must be sent.
+    pub fn references(&self) -> impl Iterator<Item = &Reference> {
+        let limits = self.limits.iter().flat_map(|limit| {
+            let claims = limit.key.iter().filter_map(|part| match part {
+                KeyPart::JwtClaim(claim) => Some(&claim.keys),
+                KeyPart::Header(_) | KeyPart::ApiKey(_) | KeyPart::ClientIp(_) | KeyPart::Path | KeyPart::Method => {
+                    None
+                }
+            });
+            claims.chain(limit.quotas.as_ref().map(|quotas| &quotas.source))
+        });
+        limits.chain(self.store.iter().flat_map(RedisStore::references))
+    }
+}
+
+impl RedisStore {
+    fn references(&self) -> impl Iterator<Item = &Reference> {
+        let tls = self.tls.iter().flat_map(|tls| [&tls.authorities, &tls.certificate, &tls.private_key]);
+        [&self.username, &self.password].into_iter().chain(tls).flatten()
+    }
+}
+
+impl StoreFailure {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl LimitHeaders {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl ShowKeys {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl MissingKey {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl UnknownKey {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Exceed {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl LimitScope {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
