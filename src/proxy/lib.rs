@@ -23,6 +23,7 @@ mod parse;
 mod pipeline;
 mod probes;
 mod process;
+mod rate_limit;
 mod redirect;
 mod series;
 mod server;

@@ -34,7 +34,7 @@ enum Tool {
     Node(NodeCommand),
     /// Make the images of the tests on real pods, and print the paths of their archives.
     TestImages,
-    /// Get all that the tests start: the control plane, the Prometheus CRDs and promtool. Prints where they are.
+    /// Get all that the tests start: the control plane, the Prometheus CRDs, promtool, Redis. Prints where they are.
     Fetch,
     /// Pack the operator and the proxy into images, and give them to Docker if its daemon answers.
     Pack(PackArguments),
@@ -136,6 +136,7 @@ fn fetch() -> Result<()> {
         ("kube-apiserver", plane.kube_apiserver),
         ("prometheus CRDs", crate::prometheus::crds()?),
         ("promtool", crate::prometheus::promtool()?),
+        ("redis-server", crate::redis::server_program()?),
         ("h2spec", crate::h2spec::program()?),
         ("image packer", release::packer()?),
         ("helm", helm::helm()?),

@@ -5,6 +5,7 @@
 
 mod cache;
 mod child;
+mod debian;
 mod identity;
 mod kubeconfig;
 mod lifeline;
@@ -27,6 +28,7 @@ pub mod pods;
 pub mod ports;
 pub mod process;
 pub mod prometheus;
+pub mod redis;
 pub mod release;
 pub mod services;
 pub mod upstream;
@@ -41,6 +43,7 @@ pub use pods::{PodBuilder, TestPod};
 pub use ports::Port;
 pub use process::{Process, ProcessBuilder};
 pub use prometheus::promtool;
+pub use redis::{Redis, RedisCluster, RedisSentinels};
 pub use services::ServiceBuilder;
 pub use upstream::{Behaviour, FlakyUpstream};
 pub use workloads::Workload;

@@ -7,9 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::binaries::{GoBuilder, in_path};
+use crate::debian::{self, Debian};
 use crate::progress::Progress;
 
 /// The version whose CRDs are installed.
@@ -50,43 +51,22 @@ pub fn promtool() -> Result<PathBuf> {
     }
     let entry = crate::cache::root()?.join("promtool");
     crate::cache::make_once(&entry, |draft| {
-        let advice = "install promtool (part of https://prometheus.io/download) into PATH";
-        let (Some(apt), Some(dpkg)) = (in_path("apt-get"), in_path("dpkg-deb")) else {
-            bail!("promtool is not in PATH and this is no Debian to take it from: {advice}");
-        };
         let progress = Progress::start("promtool (once, kept in the cache)");
         progress.phase("downloading Debian's package");
-        unpack_debian_package(&apt, &dpkg, draft).context(advice)
+        unpack_debian_package(draft).context("install promtool (part of https://prometheus.io/download) into PATH")
     })?;
     let promtool = entry.join("promtool");
     ensure!(promtool.is_file(), "{} is incomplete: remove that folder and try again", entry.display());
     Ok(promtool)
 }
 
-/// Downloads the package with package lists of its own, so that neither root nor a fresh `apt-get update` is needed.
-fn unpack_debian_package(apt: &Path, dpkg: &Path, draft: &Path) -> Result<()> {
+/// promtool is one static program, so that nothing of what the package needs besides is fetched.
+fn unpack_debian_package(draft: &Path) -> Result<()> {
     let scratch = tempfile::tempdir().context("cannot create a temporary folder")?;
-    let folder = scratch.path();
-    fs::create_dir_all(folder.join("lists/partial")).context("cannot create a folder for package lists")?;
-    let lists = format!("Dir::State::Lists={}", folder.join("lists").display());
-    let caches = format!("Dir::Cache={}", folder.display());
-    for arguments in [&["update"][..], &["download", "prometheus"]] {
-        let mut command = Command::new(apt);
-        command.args(["-q", "-o", &lists, "-o", &caches, "-o", "APT::Sandbox::User=", "-o", "Debug::NoLocking=true"]);
-        run(command.args(arguments).current_dir(folder))?;
-    }
-    let package = fs::read_dir(folder)?.flatten().map(|entry| entry.path());
-    let package = package.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "deb"));
-    let package = package.context("apt-get download left no package")?;
-    run(Command::new(dpkg).arg("--extract").arg(package).arg(folder.join("root")))?;
-    fs::copy(folder.join("root/usr/bin/promtool"), draft.join("promtool")).context("the package holds no promtool")?;
-    run(Command::new(draft.join("promtool")).arg("--version"))
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let output = command.output().with_context(|| format!("cannot run {}", command.get_program().display()))?;
-    let program = command.get_program().display();
-    ensure!(output.status.success(), "{program} failed: {}", String::from_utf8_lossy(&output.stderr));
+    Debian::fetch_lists()?.unpack(&["prometheus"], scratch.path())?;
+    let promtool = scratch.path().join("usr/bin/promtool");
+    fs::copy(promtool, draft.join("promtool")).context("the package holds no promtool")?;
+    debian::run(Command::new(draft.join("promtool")).arg("--version"))?;
     Ok(())
 }
 

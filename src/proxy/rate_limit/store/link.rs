@@ -1,0 +1,195 @@
+//! The connections in use, and which of them a bucket's decision goes to.
+//!
+//! It must not connect: a decision has milliseconds. A link never changes; the keeper puts a new one in its place.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use redis::Cmd;
+
+use super::bucket::{BucketName, SharedVerdict};
+use super::connection::{Arrival, Connection, Refusal};
+use super::error::StoreLost;
+use super::script::Decision;
+use super::settings::Endpoint;
+
+/// A Redis Cluster has so many slots.
+pub(super) const SLOTS: u16 = 16_384;
+
+/// A decision follows at most so many words of a cluster that another node has its slot.
+const MAX_HOPS: usize = 3;
+
+/// One server, or the nodes of a cluster.
+#[derive(Debug)]
+pub(super) enum Link {
+    /// All buckets are on it.
+    Server(Arc<Connection>),
+    /// Each bucket is on the node that has its slot.
+    Cluster(Nodes),
+}
+
+/// The nodes of a cluster that have slots.
+#[derive(Debug)]
+pub(super) struct Nodes {
+    /// Those that could be connected to.
+    pub(super) connections: BTreeMap<Endpoint, Arc<Connection>>,
+    pub(super) slots: SlotMap,
+    /// The first of those that couldn't be, and why.
+    pub(super) missing: Option<StoreLost>,
+}
+
+/// Who has which slots: the last slot of each range, ascending, with its node.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct SlotMap {
+    ranges: BTreeMap<u16, (u16, Endpoint)>,
+}
+
+impl Link {
+    /// The store's answer to one decision. The caller bounds the time.
+    pub(super) async fn decide(&self, decision: &Decision<'_>) -> Result<Vec<SharedVerdict>, StoreLost> {
+        let mut place = self.place(decision.bucket())?;
+        for _ in 0..=MAX_HOPS {
+            match place.connection.decide(decision, place.arrival).await {
+                Ok(verdicts) => return Ok(verdicts),
+                Err(refusal) => place = self.follow(place, refusal)?,
+            }
+        }
+        Err(StoreLost::NoNode { slot: slot_of(decision.bucket().as_str()) })
+    }
+
+    /// Removes a bucket; returns 1 where there was one.
+    pub(super) async fn forget(&self, bucket: &BucketName) -> Result<u32, StoreLost> {
+        let mut command = Cmd::new();
+        command.arg("DEL").arg(bucket.as_str());
+        let mut place = self.place(bucket)?;
+        for _ in 0..=MAX_HOPS {
+            match place.connection.ask(&command, place.arrival).await {
+                Ok(count) => return Ok(count),
+                Err(refusal) => place = self.follow(place, refusal)?,
+            }
+        }
+        Err(StoreLost::NoNode { slot: slot_of(bucket.as_str()) })
+    }
+
+    /// What is not as it should be; empty if nothing.
+    pub(super) fn warning(&self) -> String {
+        match self {
+            Self::Server(connection) => connection.warning().to_owned(),
+            Self::Cluster(Nodes { missing: Some(error), .. }) => error.to_string(),
+            Self::Cluster(nodes) => {
+                let warnings = nodes.connections.values().map(|connection| connection.warning());
+                warnings.max().unwrap_or_default().to_owned()
+            }
+        }
+    }
+
+    fn place(&self, bucket: &BucketName) -> Result<Place<'_>, StoreLost> {
+        let connection = match self {
+            Self::Server(connection) => connection,
+            Self::Cluster(nodes) => {
+                let slot = slot_of(bucket.as_str());
+                let node = nodes.slots.node(slot).and_then(|node| nodes.connections.get(node));
+                node.ok_or(StoreLost::NoNode { slot })?
+            }
+        };
+        Place { connection, arrival: Arrival::Settled }.usable()
+    }
+
+    fn follow<'a>(&'a self, from: Place<'a>, refusal: Refusal) -> Result<Place<'a>, StoreLost> {
+        let (address, arrival) = match refusal {
+            Refusal::Moved(address) => (address, Arrival::Settled),
+            Refusal::Ask(address) => (address, Arrival::Moving),
+            Refusal::NoScript => return Err(StoreLost::Malformed { address: from.connection.address().to_owned() }),
+            Refusal::Lost(error) => return Err(error),
+        };
+        // The list of slots is out of date, or will be.
+        from.connection.call_keeper();
+        let Self::Cluster(nodes) = self else {
+            return Err(StoreLost::Answered { address: from.connection.address().to_owned(), code: "MOVED".to_owned() });
+        };
+        let node = Endpoint::parse(&address).and_then(|node| nodes.connections.get(&node));
+        let connection = node.ok_or(StoreLost::NotConnected)?;
+        Place { connection, arrival }.usable()
+    }
+}
+
+impl SlotMap {
+    /// Adds the slots `first..=last` of a node; out of range is nobody's.
+    pub(super) fn insert(&mut self, (first, last): (u16, u16), node: Endpoint) {
+        if first <= last && last < SLOTS {
+            self.ranges.insert(last, (first, node));
+        }
+    }
+
+    /// Who has the slot.
+    pub(super) fn node(&self, slot: u16) -> Option<&Endpoint> {
+        let (_, (first, node)) = self.ranges.range(slot..).next()?;
+        (*first <= slot).then_some(node)
+    }
+
+    /// Every node with slots, once.
+    pub(super) fn nodes(&self) -> Vec<&Endpoint> {
+        let mut nodes: Vec<&Endpoint> = self.ranges.values().map(|(_, node)| node).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        nodes
+    }
+}
+
+/// Where a decision goes next.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    connection: &'a Connection,
+    arrival: Arrival,
+}
+
+impl Place<'_> {
+    fn usable(self) -> Result<Self, StoreLost> {
+        if self.connection.is_usable() {
+            Ok(self)
+        } else {
+            Err(StoreLost::Ended { address: self.connection.address().to_owned() })
+        }
+    }
+}
+
+/// The slot of a key (Redis Cluster specification): that of what stands between the first braces, where something does.
+pub(super) fn slot_of(key: &str) -> u16 {
+    let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag);
+    crc16(tag.filter(|tag| !tag.is_empty()).unwrap_or(key).as_bytes()) % SLOTS
+}
+
+/// CRC-16/XMODEM, polynomial 0x1021.
+fn crc16(bytes: &[u8]) -> u16 {
+    bytes.iter().fold(0, |crc, byte| {
+        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
+            if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_those_of_the_specification() {
+        assert_eq!(crc16(b"123456789"), 0x31c3);
+        assert_eq!(slot_of("a"), 15_495);
+        assert_eq!(slot_of("fusebox:{a}:limit:1"), 15_495);
+        assert_eq!(slot_of("{}a"), crc16(b"{}a") % SLOTS);
+    }
+
+    #[test]
+    fn a_slot_that_no_range_holds_is_nobodys() {
+        let [one, two] = [7001, 7002].map(|port| Endpoint { host: "::1".to_owned(), port });
+        let mut map = SlotMap::default();
+        map.insert((0, 99), one.clone());
+        map.insert((200, 16_383), two.clone());
+        map.insert((500, 16_384), one.clone());
+        assert_eq!(map.node(99), Some(&one));
+        assert_eq!(map.node(100), None);
+        assert_eq!(map.node(16_383), Some(&two));
+        assert_eq!(map.nodes(), [&one, &two]);
+    }
+}
