@@ -7,6 +7,7 @@ pub mod circuit_breaker;
 pub mod config;
 pub mod matching;
 pub mod metrics;
+pub mod rate_limit;
 pub mod report;
 pub mod seal;
 pub mod stream;

@@ -1,0 +1,282 @@
+//! One shard of a table: buckets in one block of memory, an index by key, and a heap by when each is full again.
+//!
+//! It must not decide on requests. The heap is put right only where something depends on it: a bucket that was spent from is
+//! full later than the heap says, which is noticed when its turn to be forgotten comes. So spending costs nothing here.
+
+use hashbrown::HashTable;
+
+use super::super::bucket::Bucket;
+use super::super::digest::{KeyId, KeyPrefix};
+use super::super::rate::Rate;
+use super::Seeds;
+
+/// The fewest places that memory is taken for.
+const LEAST_CAPACITY: usize = 16;
+
+/// A key with its hash.
+pub(super) type Hashed = (KeyId, u64);
+
+/// At most so many buckets.
+#[derive(Debug)]
+pub(super) struct Shard {
+    /// The latest time it was told: with threads, one may come with an earlier time than the one before it.
+    latest: u64,
+    /// No key of it is blocked after this.
+    latest_block: u64,
+    /// How many places it has, at most 2^32.
+    most: usize,
+    seeds: Seeds,
+    /// Numbers of slots by key.
+    index: HashTable<u32>,
+    slots: Vec<Slot>,
+    /// Numbers of slots, a binary heap by [`Slot::listed`], the least first.
+    heap: Vec<u32>,
+}
+
+/// One bucket of one key.
+#[derive(Debug)]
+struct Slot {
+    key: KeyId,
+    bucket: Bucket,
+    /// When the bucket is settled at the earliest.
+    listed: u64,
+    /// Where in the heap it stands.
+    position: u32,
+}
+
+impl Shard {
+    pub(super) fn new(most: usize, seeds: Seeds) -> Self {
+        let (index, slots, heap) = (HashTable::new(), Vec::new(), Vec::new());
+        Self { latest: 0, latest_block: 0, most, seeds, index, slots, heap }
+    }
+
+    /// The time to decide by: it never goes back.
+    #[inline]
+    pub(super) fn at(&mut self, now: u64) -> u64 {
+        self.latest = self.latest.max(now);
+        self.latest
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(super) fn memory(&self) -> usize {
+        self.slots.capacity() * size_of::<Slot>()
+            + self.heap.capacity() * size_of::<u32>()
+            + self.index.allocation_size()
+    }
+
+    pub(super) fn get(&self, key: Hashed) -> Option<&Bucket> {
+        self.find(key).map(|slot| &self.slots[slot].bucket)
+    }
+
+    /// The key's bucket: the one it has, or a full one in a free place, or in the place of the bucket that has been full for
+    /// longest. None where every place holds one that was spent from, or whose client is refused for a time.
+    #[inline]
+    pub(super) fn bucket(&mut self, key: Hashed, rate: &Rate, now: u64) -> Option<&mut Bucket> {
+        let slot = match self.find(key) {
+            Some(slot) => slot,
+            None => self.place(key, Bucket::full(rate, now), now)?,
+        };
+        Some(&mut self.slots[slot].bucket)
+    }
+
+    /// Refuses a key's requests until then.
+    pub(super) fn block(&mut self, key: Hashed, (rate, until): (&Rate, u64), now: u64) {
+        if let Some(bucket) = self.bucket(key, rate, now) {
+            bucket.block(until);
+            self.latest_block = self.latest_block.max(until);
+        }
+    }
+
+    /// Notes that somebody may be blocked until then.
+    pub(super) fn note_block(&mut self, until: u64) {
+        self.latest_block = self.latest_block.max(until);
+    }
+
+    pub(super) fn blocked(&self, now: u64) -> usize {
+        if self.latest_block <= now {
+            return 0;
+        }
+        self.slots.iter().filter(|slot| slot.bucket.is_blocked(now)).count()
+    }
+
+    /// Changes a key's bucket, where it has one, so that it may be full sooner.
+    pub(super) fn lower(&mut self, key: Hashed, change: impl FnOnce(&mut Bucket)) {
+        if let Some(slot) = self.find(key) {
+            self.lower_slot(slot, change);
+        }
+    }
+
+    pub(super) fn fill(&mut self, client: &KeyPrefix, now: u64) -> u32 {
+        let now = self.at(now);
+        let mut filled = 0;
+        for slot in 0..self.slots.len() {
+            if client.matches(self.slots[slot].key) {
+                self.lower_slot(slot, |bucket| bucket.fill(now));
+                filled += 1;
+            }
+        }
+        filled
+    }
+
+    pub(super) fn set_rates(&mut self, rate_of: impl Fn(KeyId) -> Rate, now: u64) {
+        let now = self.at(now);
+        for slot in 0..self.slots.len() {
+            let rate = rate_of(self.slots[slot].key);
+            self.lower_slot(slot, |bucket| bucket.adopt(&rate, now));
+        }
+    }
+
+    pub(super) fn forget_full(&mut self, now: u64) {
+        let now = self.at(now);
+        while let Some(slot) = self.settled(now) {
+            self.remove(slot);
+        }
+        let least = (2 * self.slots.len()).max(LEAST_CAPACITY);
+        if self.slots.capacity() > 2 * least {
+            self.slots.shrink_to(least);
+            self.heap.shrink_to(least);
+            let (slots, seeds) = (&self.slots, self.seeds);
+            self.index.shrink_to(least, |slot| seeds.hash(slots[*slot as usize].key));
+        }
+    }
+
+    #[inline]
+    fn find(&self, (key, hash): Hashed) -> Option<usize> {
+        self.index.find(hash, |slot| self.slots[*slot as usize].key == key).map(|slot| *slot as usize)
+    }
+
+    #[cold]
+    fn place(&mut self, key: Hashed, bucket: Bucket, now: u64) -> Option<usize> {
+        if self.slots.len() >= self.most {
+            let slot = self.settled(now)?;
+            self.remove(slot);
+        }
+        Some(self.insert(key, bucket))
+    }
+
+    /// The bucket that has been settled for longest, if one is. A bucket is settled no earlier than it is listed, so that the
+    /// first whose listing is true comes before all others. Each spending can make one listing untrue, once: that is what
+    /// this loop costs in all.
+    fn settled(&mut self, now: u64) -> Option<usize> {
+        loop {
+            let first = *self.heap.first()? as usize;
+            let slot = &mut self.slots[first];
+            if slot.listed > now {
+                return None;
+            }
+            let settled_at = slot.bucket.settled_at();
+            if settled_at <= slot.listed {
+                return Some(first);
+            }
+            slot.listed = settled_at;
+            self.sift_down(0);
+        }
+    }
+
+    fn insert(&mut self, (key, hash): Hashed, bucket: Bucket) -> usize {
+        let slot = self.slots.len();
+        if slot == self.slots.capacity() {
+            let more = slot.max(LEAST_CAPACITY).min(self.most - slot);
+            self.slots.reserve_exact(more);
+            self.heap.reserve_exact(more);
+        }
+        let number = number(slot);
+        self.slots.push(Slot { key, bucket, listed: bucket.settled_at(), position: number });
+        self.heap.push(number);
+        let (slots, seeds) = (&self.slots, self.seeds);
+        self.index.insert_unique(hash, number, |slot| seeds.hash(slots[*slot as usize].key));
+        self.sift_up(slot);
+        slot
+    }
+
+    fn remove(&mut self, slot: usize) {
+        self.unlist(slot);
+        self.unindex(slot, None);
+        let last = self.slots.len() - 1;
+        if slot != last {
+            self.unindex(last, Some(number(slot)));
+            self.heap[self.slots[last].position as usize] = number(slot);
+        }
+        self.slots.swap_remove(slot);
+    }
+
+    /// Takes a slot's number out of the index, or puts another in its place.
+    fn unindex(&mut self, slot: usize, other: Option<u32>) {
+        let (hash, wanted) = (self.seeds.hash(self.slots[slot].key), number(slot));
+        if let Ok(entry) = self.index.find_entry(hash, |slot| *slot == wanted) {
+            match other {
+                Some(other) => *entry.into_mut() = other,
+                None => drop(entry.remove()),
+            }
+        }
+    }
+
+    fn unlist(&mut self, slot: usize) {
+        let position = self.slots[slot].position as usize;
+        let last = self.heap.len() - 1;
+        self.swap(position, last);
+        self.heap.pop();
+        if position < last {
+            self.sift_up(position);
+            self.sift_down(position);
+        }
+    }
+
+    fn lower_slot(&mut self, slot: usize, change: impl FnOnce(&mut Bucket)) {
+        let Slot { bucket, listed, position, .. } = &mut self.slots[slot];
+        change(bucket);
+        let settled_at = bucket.settled_at();
+        if settled_at < *listed {
+            *listed = settled_at;
+            let position = *position as usize;
+            self.sift_up(position);
+        }
+    }
+
+    fn listed(&self, position: usize) -> u64 {
+        self.slots[self.heap[position] as usize].listed
+    }
+
+    fn sift_up(&mut self, mut position: usize) {
+        while position > 0 {
+            let parent = (position - 1) / 2;
+            if self.listed(parent) <= self.listed(position) {
+                return;
+            }
+            self.swap(parent, position);
+            position = parent;
+        }
+    }
+
+    fn sift_down(&mut self, mut position: usize) {
+        loop {
+            let (left, right) = (2 * position + 1, 2 * position + 2);
+            if left >= self.heap.len() {
+                return;
+            }
+            let lesser = right < self.heap.len() && self.listed(right) < self.listed(left);
+            let child = if lesser { right } else { left };
+            if self.listed(position) <= self.listed(child) {
+                return;
+            }
+            self.swap(position, child);
+            position = child;
+        }
+    }
+
+    fn swap(&mut self, one: usize, other: usize) {
+        self.heap.swap(one, other);
+        for position in [one, other] {
+            self.slots[self.heap[position] as usize].position = number(position);
+        }
+    }
+}
+
+/// A shard has at most a million places.
+#[allow(clippy::cast_possible_truncation, reason = "at most MAX_TRACKED_KEYS, which 32 bits hold")]
+fn number(slot: usize) -> u32 {
+    slot as u32
+}
