@@ -15,6 +15,10 @@ pub(crate) const BYTES_A_FRAME: u64 = 128;
 /// Frames after which other connections get their turn, so that a flood delays them by little until it is cut.
 pub(crate) const TURN_FRAMES: u64 = 100;
 
+/// How much is read at once from a client that has been made to wait for its turn: a read of the usual size holds a thousand
+/// small frames, which h2 would all answer before anybody else came next.
+pub(crate) const SUSPECT_READ_BYTES: usize = 2 << 10;
+
 /// The client's preface comes before the first frame (RFC 9113 section 3.4).
 const PREFACE_BYTES: u64 = 24;
 
@@ -37,6 +41,8 @@ pub(crate) struct FrameMeter {
     frames: u64,
     /// Those of this turn.
     turn_frames: u64,
+    /// Whether a turn was over since the last look.
+    is_suspect: bool,
     /// Bytes of requests and answers since the last look.
     earned_bytes: u64,
 }
@@ -55,7 +61,15 @@ impl From<Flood> for io::Error {
 impl FrameMeter {
     /// At the start of a connection.
     pub(crate) fn new() -> Self {
-        Self { header: [0; HEADER_BYTES], have: 0, skip: PREFACE_BYTES, frames: 0, turn_frames: 0, earned_bytes: 0 }
+        Self {
+            header: [0; HEADER_BYTES],
+            have: 0,
+            skip: PREFACE_BYTES,
+            frames: 0,
+            turn_frames: 0,
+            is_suspect: false,
+            earned_bytes: 0,
+        }
     }
 
     /// Follows `bytes` from the client.
@@ -85,8 +99,14 @@ impl FrameMeter {
         let over = self.turn_frames > TURN_FRAMES;
         if over {
             self.turn_frames = 0;
+            self.is_suspect = true;
         }
         over
+    }
+
+    /// How much may be read at once.
+    pub(crate) fn read_bytes(&self) -> usize {
+        if self.is_suspect { SUSPECT_READ_BYTES } else { usize::MAX }
     }
 
     /// The client took `bytes` of answers, which stand for the window updates they cause.
@@ -97,6 +117,7 @@ impl FrameMeter {
     /// Another while is over.
     pub(crate) fn forgive(&mut self) {
         self.frames = 0;
+        self.is_suspect = false;
         self.earned_bytes = 0;
     }
 
@@ -190,8 +211,11 @@ mod tests {
         meter.read(&frame(HEADERS, 20)).unwrap();
         assert!(meter.has_had_its_turn());
         assert!(!meter.has_had_its_turn(), "once for each turn");
+        assert_eq!(meter.read_bytes(), SUSPECT_READ_BYTES);
         meter.read(&frame(DATA, 100).repeat(10 * TURN_FRAMES as usize)).unwrap();
         assert!(!meter.has_had_its_turn());
+        meter.forgive();
+        assert_eq!(meter.read_bytes(), usize::MAX);
     }
 
     #[test]

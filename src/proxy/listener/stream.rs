@@ -189,6 +189,19 @@ impl ClientStream {
         Poll::Ready(Ok(()))
     }
 
+    /// Reads from the socket, of a client that floods only little at once.
+    fn read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let most = self.frames.as_ref().map_or(usize::MAX, FrameMeter::read_bytes);
+        if most >= buffer.remaining() {
+            return Pin::new(&mut self.stream).poll_read(cx, buffer);
+        }
+        let mut part = ReadBuf::new(buffer.initialize_unfilled_to(most));
+        std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part))?;
+        let length = part.filled().len();
+        buffer.advance(length);
+        Poll::Ready(Ok(()))
+    }
+
     fn wrote(&mut self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match &polled {
             Poll::Ready(Ok(bytes)) => {
@@ -222,7 +235,7 @@ impl AsyncRead for ClientStream {
             return Poll::Pending;
         }
         let before = buffer.filled().len();
-        std::task::ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
+        std::task::ready!(this.read(cx, buffer))?;
         match buffer.filled().len() - before {
             0 if this.activity.holds_end_back(cx.waker()) => Poll::Pending,
             0 => Poll::Ready(Ok(())),
