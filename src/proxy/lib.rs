@@ -33,6 +33,7 @@ mod state_file;
 mod tunnel;
 mod upstream;
 mod view;
+mod wait;
 
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -56,3 +57,4 @@ pub use process::raise_file_limit;
 pub use redirect::{Redirect, RedirectError, Table};
 pub use server::{Drained, Proxy, StartError, run, termination};
 pub use view::{BreakerView, ListenerView, StateView};
+pub use wait::{NotReady, Wait};

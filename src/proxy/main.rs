@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use fusebox_proxy::{Options, Redirect, init_logging, raise_file_limit, run, termination};
+use fusebox_proxy::{Options, Redirect, Wait, init_logging, raise_file_limit, run, termination};
 use tokio::runtime::{Builder, Runtime};
 
 /// The sidecar that enforces Fusebox policies on traffic.
@@ -25,6 +25,8 @@ enum Command {
     /// Let the kernel lead this network namespace's TCP traffic to a sidecar, with nftables. Needs NET_ADMIN. May be
     /// repeated: the rules of an earlier run are replaced.
     Redirect(Redirect),
+    /// Wait until the sidecar beside this process is ready.
+    Wait(Wait),
 }
 
 fn main() -> ExitCode {
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
     init_logging(options.log_format);
     let result = match command {
         Some(Command::Redirect(redirect)) => install(&redirect),
+        Some(Command::Wait(wait)) => wait.until_ready().map_err(Into::into),
         None => serve(options),
     };
     match result {

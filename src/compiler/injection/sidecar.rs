@@ -31,8 +31,11 @@ const STATE_SIZE: &str = "16Mi";
 /// DNS, whose traffic never passes the sidecar.
 const DNS_PORT: u16 = 53;
 
-/// How many times the sidecar is asked, once a second, whether it has started.
-const STARTUP_ATTEMPTS: u32 = 60;
+/// The sidecar's program in its image.
+const PROGRAM: &str = "/fusebox-proxy";
+
+/// How long the sidecar may take to be ready, in seconds, before it is started again.
+const STARTUP_SECONDS: u32 = 60;
 
 /// Refuses a pod that uses a name the sidecar needs.
 pub(super) fn check_names(subject: &Subject<'_>) -> Result<(), InjectionRefusal> {
@@ -68,11 +71,11 @@ pub(super) fn container(subject: &Subject<'_>, wishes: &Wishes, options: &Inject
             "runAsUser": SIDECAR_UID,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "startupProbe": {
-            "httpGet": {"path": "/health/ready", "port": ADMIN_PORT, "scheme": "HTTP"},
-            "periodSeconds": 1,
-            "failureThreshold": STARTUP_ATTEMPTS,
-        },
+        // Not a startup probe: the kubelet asks those once a second and looks at the answer later still, which would cost
+        // each pod two seconds.
+        "lifecycle": {"postStart": {"exec": {"command": [
+            PROGRAM, "wait", format!("--admin=127.0.0.1:{ADMIN_PORT}"), format!("--timeout={STARTUP_SECONDS}"),
+        ]}}},
         "volumeMounts": mounts(subject),
     });
     if let Some(policy) = options.image_pull_policy {
