@@ -280,6 +280,15 @@ measure: ## How fast policies reach sidecars and trips reach kubectl, with relea
 	$(RELEASE_BUILD) --bin measure --bin fusebox-operator --bin fusebox-proxy
 	$(RELEASE)/measure
 
+.PHONY: measure-pods
+measure-pods: images ## What sidecars add to requests and pods, on the node of this machine, with release images (docs/benchmarks.md)
+	$(RELEASE_BUILD) --bin measure-pods
+	$(MAKE) e2e-cluster-node
+	export KUBECONFIG="$$($(DEBUG)/fusebox-testkit node kubeconfig)"; \
+	$(DEBUG)/fusebox-testkit helm upgrade --install fusebox charts/fusebox --namespace fusebox-system --create-namespace \
+	  --set-string image.tag=$(TAG),proxy.image.tag=$(TAG),podAnnotations.run="$$(date +%s)" --wait --timeout 3m; \
+	$(RELEASE)/measure-pods
+
 ##@ Help
 
 .PHONY: help
