@@ -31,6 +31,9 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longer than any watch is silent; lists and watches that hang end by it.
 pub const WATCH_READ_TIMEOUT: Duration = Duration::from_secs(50);
 
+/// The same for watches of single objects, which last longer because there are many.
+pub const REFERENCE_READ_TIMEOUT: Duration = Duration::from_secs(110);
+
 /// What is allowed while the API server answers.
 const USUAL: Allowance = Allowance { burst: 100, every: Duration::from_millis(10) };
 
@@ -45,6 +48,8 @@ const CALM_AFTER: u32 = 10;
 pub struct Clients {
     /// For watches and lists.
     pub watch: Client,
+    /// For watches of what policies name.
+    pub references: Client,
     /// For what every replica may ask at any time.
     pub call: Client,
     /// For writes that only the leader may make.
@@ -85,6 +90,7 @@ impl Clients {
     pub fn new(config: &Config, budget: &CallBudget, leadership: &Leadership) -> Result<Self, kube::Error> {
         Ok(Self {
             watch: client(config, budget, WATCH_READ_TIMEOUT)?,
+            references: client(config, budget, REFERENCE_READ_TIMEOUT)?,
             call: client(config, budget, CALL_TIMEOUT)?,
             write: fence::client(config, leadership)?.with_layer(budget).build(),
         })

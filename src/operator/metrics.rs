@@ -50,6 +50,8 @@ pub struct Metrics {
     pub api_requests: IntCounterVec,
     /// Objects in the stores, by kind.
     pub store_objects: IntGaugeVec,
+    /// ConfigMaps and Secrets that policies name, by what is known of them.
+    pub references: IntGaugeVec,
     /// Errors of watches, by kind.
     pub watch_errors: IntCounterVec,
     /// Seconds until a certificate ends, by which one. It has no `operator` in its name.
@@ -97,6 +99,7 @@ impl Metrics {
             queue_refused: make.counters("queue_refused_total", "Work that a full queue refused", &["queue"])?,
             api_requests: make.counters("api_requests_total", "Calls of the API server", &["method", "code"])?,
             store_objects: make.gauges("store_objects", "Objects in the stores", &["kind"])?,
+            references: make.gauges("references", "ConfigMaps and Secrets that policies name", &["state"])?,
             watch_errors: make.counters("watch_errors_total", "Errors of watches", &["kind"])?,
             certificate_expiry: make.registered(IntGaugeVec::new(
                 Opts::new("fusebox_certificate_expiry_seconds", "Seconds until a certificate of the operator ends"),

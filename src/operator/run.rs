@@ -23,7 +23,8 @@ use crate::api_calls::{CallBudget, Clients};
 use crate::apply::{Applier, MonitoringResults, OutputKind};
 use crate::certificates::{Certificates, Names, Publisher, Purpose, Target, Tls, TlsSource, Trust};
 use crate::control::{
-    ConfigSource, Control, ControlMetrics, EndpointDirectory, PodDirectory, ReportBook, Seats, serve,
+    Commands, ConfigSource, Control, ControlMetrics, EndpointDirectory, PodDirectory, ReferenceValues, ReplicaCounts,
+    ReportBook, Seats, serve,
 };
 use crate::discovery::Discovery;
 use crate::events;
@@ -82,6 +83,9 @@ struct Shared {
     directory: PodDirectory,
     endpoints: EndpointDirectory,
     source: ConfigSource,
+    references: ReferenceValues,
+    replicas: ReplicaCounts,
+    commands: Commands,
     book: ReportBook,
     inputs: Signal,
     statuses: Touched<fusebox_policy::config::PolicyId>,
@@ -141,6 +145,9 @@ impl Operator {
             directory: PodDirectory::new(),
             endpoints: EndpointDirectory::new(),
             source: ConfigSource::new(),
+            references: ReferenceValues::default(),
+            replicas: ReplicaCounts::default(),
+            commands: Commands::default(),
             book: ReportBook::new(),
             inputs: Signal::default(),
             statuses: Touched::default(),
@@ -330,6 +337,9 @@ impl Shared {
             directory: self.directory.clone(),
             endpoints: self.endpoints.clone(),
             source: self.source.clone(),
+            references: self.references.clone(),
+            replicas: self.replicas.clone(),
+            commands: self.commands.clone(),
             book: self.book.clone(),
             verifier: TokenVerifier::new(clients.call.clone()),
             leadership: self.leadership.clone(),
@@ -359,7 +369,8 @@ impl Shared {
     }
 
     fn forward(&self, tls: Tls, identity: String) {
-        let forwarder = Forwarder { book: self.book.clone(), leadership: self.leadership.clone(), tls, identity };
+        let (book, commands) = (self.book.clone(), self.commands.clone());
+        let forwarder = Forwarder { book, commands, leadership: self.leadership.clone(), tls, identity };
         self.spawn(forward(forwarder, self.stop.clone()));
     }
 

@@ -6,6 +6,7 @@
 mod endpoints;
 mod leases;
 mod peers;
+mod rate_limit;
 mod streams;
 mod tokens;
 
@@ -35,8 +36,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::certificates::{Authority, LEAF_VALIDITY, Names, Tls};
 use crate::control::{
-    ConfigSource, Control, ControlMetrics, EndpointDirectory, PodDirectory, PodEntry, PodRef, ReportBook, Seats,
-    Sidecar, serve,
+    Commands, ConfigSource, Control, ControlMetrics, EndpointDirectory, PodDirectory, PodEntry, PodRef,
+    ReferenceValues, ReplicaCounts, ReportBook, Seats, Sidecar, serve,
 };
 use crate::lease::{Leadership, Timing};
 use crate::token::TokenVerifier;
@@ -71,6 +72,9 @@ impl Replica {
             directory: PodDirectory::new(),
             endpoints: EndpointDirectory::new(),
             source: ConfigSource::new(),
+            references: ReferenceValues::default(),
+            replicas: ReplicaCounts::default(),
+            commands: Commands::default(),
             book: ReportBook::new(),
             verifier: TokenVerifier::new(client),
             leadership: Leadership::new(timing),
@@ -206,7 +210,7 @@ impl Stream {
         self.next(endpoints).await.context("nothing was said of endpoints")
     }
 
-    async fn next<T>(&mut self, pick: impl Fn(Down) -> Option<T>) -> Result<T> {
+    pub(crate) async fn next<T>(&mut self, pick: impl Fn(Down) -> Option<T>) -> Result<T> {
         tokio::time::timeout(SOON, async {
             loop {
                 while !self.ready.is_empty() {

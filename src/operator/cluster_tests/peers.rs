@@ -18,15 +18,15 @@ use crate::lease::{Candidate, client};
 use crate::peer::{Forwarder, forward};
 
 /// A replica that stands for election and forwards.
-struct Whole {
-    replica: Replica,
-    standing: Standing,
+pub(super) struct Whole {
+    pub(super) replica: Replica,
+    pub(super) standing: Standing,
     candidate: Candidate,
     forwarding: CancellationToken,
     _guard: DropGuard,
 }
 
-async fn whole(authority: &Authority, identity: &str, pods: &[&TestPod]) -> Result<Whole> {
+pub(super) async fn whole(authority: &Authority, identity: &str, pods: &[&TestPod]) -> Result<Whole> {
     let timing = timing()?;
     let replica = Replica::start(authority, &timing).await?;
     let namespace = pods.first().context("no pod")?.namespace();
@@ -44,7 +44,8 @@ async fn whole(authority: &Authority, identity: &str, pods: &[&TestPod]) -> Resu
     let standing = stand_as(client, candidate.clone(), leadership.clone());
     let forwarding = CancellationToken::new();
     let (book, tls) = (replica.control.book.clone(), replica.tls.clone());
-    let forwarder = Forwarder { book, leadership, tls, identity: identity.to_owned() };
+    let commands = replica.control.commands.clone();
+    let forwarder = Forwarder { book, commands, leadership, tls, identity: identity.to_owned() };
     tokio::spawn(forward(forwarder, forwarding.clone()));
     Ok(Whole { replica, standing, candidate, _guard: forwarding.clone().drop_guard(), forwarding })
 }

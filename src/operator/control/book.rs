@@ -8,13 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fusebox_policy::config::{BreakerKey, PolicyId, WorkloadId};
-use fusebox_policy::report::{BreakerReport, ProxyReport};
+use fusebox_policy::config::{BreakerKey, LimitKey, PolicyId, WorkloadId};
+use fusebox_policy::report::{BreakerReport, BrokenReference, LimitReport, ProxyReport};
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
 
 use super::directory::PodRef;
 use super::event::{Acknowledgement, Connection, Happened, ProxyEvent, Rejection};
+use crate::kinds::{Kind, PolicyKey};
 
 /// A pod whose stream ended is kept for this long, so that a reconnect is not seen. It is as long as
 /// the compiler's grace: after it the pod counts as silent either way.
@@ -22,6 +23,12 @@ pub const RECONNECT_GRACE: Duration = Duration::from_secs(10);
 
 /// Breakers kept for one pod, at most; what comes beyond is dropped and counted.
 pub const MAX_BREAKERS: usize = 1024;
+
+/// Limits kept for one pod, at most; what comes beyond is dropped and counted.
+pub const MAX_LIMITS: usize = 512;
+
+/// Breakers or limits of one pod that go to the leader in one line, at most, so that it stays below its bound.
+const MAX_IN_EVENT: usize = 256;
 
 /// Pods kept for one replica, at most; what comes beyond is dropped and counted.
 pub const MAX_PODS: usize = 20_000;
@@ -51,6 +58,10 @@ pub struct ProxyState {
     pub rejected: Option<Rejection>,
     /// Its breakers that saw traffic.
     pub breakers: BTreeMap<BreakerKey, BreakerReport>,
+    /// Its limits that decided something.
+    pub limits: BTreeMap<LimitKey, LimitReport>,
+    /// References whose value it can't use.
+    pub broken_references: Vec<BrokenReference>,
     lost_at: Option<Instant>,
 }
 
@@ -59,8 +70,8 @@ pub struct ProxyState {
 pub struct Changes {
     /// Workloads whose pods connected, went, acknowledged or refused.
     pub workloads: BTreeSet<WorkloadId>,
-    /// Policies whose breakers changed.
-    pub policies: BTreeSet<PolicyId>,
+    /// Policies of which something changed in a pod: a breaker, a limit, a value that can't be used.
+    pub policies: BTreeSet<PolicyKey>,
 }
 
 /// How an event was taken.
@@ -68,7 +79,7 @@ pub struct Changes {
 pub enum Taken {
     /// Whole.
     Whole,
-    /// Not, or not whole, for a bound was reached: this many breakers or pods were dropped.
+    /// Not, or not whole, for a bound was reached: this many breakers, limits or pods were dropped.
     Cut(usize),
     /// Not: the pod has no stream there.
     Unconnected,
@@ -163,6 +174,14 @@ impl ReportBook {
         std::mem::take(&mut self.shared.pages.lock().changes)
     }
 
+    /// Which replica one pod's stream goes to, as far as it lives.
+    #[must_use]
+    pub fn source(&self, uid: &str) -> Option<Source> {
+        let pages = self.shared.pages.lock();
+        let living = pages.pods.get(uid)?.iter().filter(|(_, state)| state.lost_at.is_none());
+        living.max_by_key(|(_, state)| state.connection.since_unix_ms).map(|(source, _)| source.clone())
+    }
+
     /// Tells of each change.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<u64> {
@@ -226,10 +245,19 @@ impl Pages {
             *count += 1;
         }
         self.changes.workloads.insert(connection.workload.clone());
-        // Breakers stay until the full report that follows: a reconnect must not look like a reset.
-        let breakers = newest(sources).map(|state| state.breakers.clone()).unwrap_or_default();
+        // What it said stays until the full report that follows: a reconnect must not look like a reset.
+        let (breakers, limits, broken_references) = newest(sources).map(|state| state.said()).unwrap_or_default();
         let acknowledged = connection.enforced.clone();
-        let state = ProxyState { pod, connection, acknowledged, rejected: None, breakers, lost_at: None };
+        let state = ProxyState {
+            pod,
+            connection,
+            acknowledged,
+            rejected: None,
+            breakers,
+            limits,
+            broken_references,
+            lost_at: None,
+        };
         sources.insert(source.clone(), Arc::new(state));
         Taken::Whole
     }
@@ -260,7 +288,7 @@ impl Pages {
             *count = count.saturating_sub(1);
         }
         self.changes.workloads.insert(state.connection.workload.clone());
-        self.changes.policies.extend(state.breakers.keys().map(|key| key.policy.clone()));
+        self.changes.policies.extend(state.policies());
     }
 
     fn lose(&mut self, source: &Source, now: Instant) {
@@ -300,43 +328,94 @@ impl ProxyState {
     }
 
     fn acknowledge(&mut self, acknowledged: Acknowledgement) {
-        self.breakers.retain(|key, _| acknowledged.policies.iter().any(|version| version.id == key.policy));
+        let enforced = |kind: Kind, id: &PolicyId| {
+            acknowledged.policies.iter().any(|version| version.id == *id && version.kind == kind.as_str())
+        };
+        self.breakers.retain(|key, _| enforced(Kind::CircuitBreakerPolicy, &key.policy));
+        self.limits.retain(|key, _| enforced(Kind::RateLimit, &key.policy));
         self.rejected = None;
         self.acknowledged = Some(acknowledged);
     }
 
-    /// Takes a report and returns how many breakers were dropped for the bound.
+    /// What it said of its state.
+    fn said(&self) -> (BTreeMap<BreakerKey, BreakerReport>, BTreeMap<LimitKey, LimitReport>, Vec<BrokenReference>) {
+        (self.breakers.clone(), self.limits.clone(), self.broken_references.clone())
+    }
+
+    /// The policies that it said something of.
+    fn policies(&self) -> impl Iterator<Item = PolicyKey> {
+        let breakers = self.breakers.keys().map(|key| Kind::CircuitBreakerPolicy.key(&key.policy));
+        breakers.chain(self.limits.keys().map(|key| Kind::RateLimit.key(&key.policy)))
+    }
+
+    /// Takes a report and returns how many breakers and limits were dropped for the bounds.
     fn merge(&mut self, report: ProxyReport, changes: &mut Changes) -> usize {
-        let ProxyReport { full, breakers, limits: _, broken_references: _ } = report;
+        let ProxyReport { full, breakers, limits, broken_references } = report;
         if full {
-            changes.policies.extend(self.breakers.keys().map(|key| key.policy.clone()));
+            changes.policies.extend(self.policies());
             self.breakers.clear();
+            self.limits.clear();
         }
-        let mut dropped = 0;
-        for breaker in breakers {
-            if self.breakers.len() >= MAX_BREAKERS && !self.breakers.contains_key(&breaker.key) {
-                dropped += 1;
-                continue;
-            }
-            changes.policies.insert(breaker.key.policy.clone());
-            self.breakers.insert(breaker.key.clone(), breaker);
+        if self.broken_references != broken_references {
+            // Which policies name a reference is not known here: all that the pod enforces are looked at.
+            changes.workloads.insert(self.connection.workload.clone());
+            self.broken_references = broken_references;
         }
+        let breakers = breakers.into_iter().map(|breaker| (breaker.key.clone(), breaker));
+        let dropped = take_all(&mut self.breakers, breakers, MAX_BREAKERS, |key| {
+            changes.policies.insert(Kind::CircuitBreakerPolicy.key(&key.policy));
+        });
+        let limits = limits.into_iter().map(|limit| (limit.key.clone(), limit));
         dropped
+            + take_all(&mut self.limits, limits, MAX_LIMITS, |key| {
+                changes.policies.insert(Kind::RateLimit.key(&key.policy));
+            })
     }
 
     /// The events that lead to this state.
     fn as_events(&self) -> Vec<ProxyEvent> {
-        let Self { pod, connection, acknowledged, rejected, breakers, lost_at: _ } = self;
+        let Self { pod, connection, acknowledged, rejected, .. } = self;
         let connection = Connection { enforced: acknowledged.clone(), ..connection.clone() };
-        let report =
-            ProxyReport { full: true, breakers: breakers.values().cloned().collect(), ..ProxyReport::default() };
-        let happened = [
-            Some(Happened::Connected(connection)),
-            rejected.clone().map(Happened::Refused),
-            Some(Happened::Reported(report)),
-        ];
-        happened.into_iter().flatten().map(|happened| ProxyEvent { pod: pod.clone(), happened }).collect()
+        let happened = std::iter::once(Happened::Connected(connection));
+        let happened = happened.chain(rejected.clone().map(Happened::Refused));
+        let happened = happened.chain(self.as_reports().into_iter().map(Happened::Reported));
+        happened.map(|happened| ProxyEvent { pod: pod.clone(), happened }).collect()
     }
+
+    /// What it said as reports, each of which fits into a line.
+    fn as_reports(&self) -> Vec<ProxyReport> {
+        let empty = || ProxyReport { broken_references: self.broken_references.clone(), ..ProxyReport::default() };
+        let breakers: Vec<BreakerReport> = self.breakers.values().cloned().collect();
+        let limits: Vec<LimitReport> = self.limits.values().cloned().collect();
+        let breakers = breakers.chunks(MAX_IN_EVENT).map(|part| ProxyReport { breakers: part.to_vec(), ..empty() });
+        let limits = limits.chunks(MAX_IN_EVENT).map(|part| ProxyReport { limits: part.to_vec(), ..empty() });
+        let mut reports: Vec<ProxyReport> = breakers.chain(limits).collect();
+        if reports.is_empty() {
+            reports.push(empty());
+        }
+        // The first one takes the place of what was known before.
+        reports[0].full = true;
+        reports
+    }
+}
+
+/// Takes what was reported into what is known, and returns how much was dropped for the bound.
+fn take_all<K: Ord, V>(
+    known: &mut BTreeMap<K, V>,
+    reported: impl Iterator<Item = (K, V)>,
+    most: usize,
+    mut changed: impl FnMut(&K),
+) -> usize {
+    let mut dropped = 0;
+    for (key, value) in reported {
+        if known.len() >= most && !known.contains_key(&key) {
+            dropped += 1;
+            continue;
+        }
+        changed(&key);
+        known.insert(key, value);
+    }
+    dropped
 }
 
 #[cfg(test)]

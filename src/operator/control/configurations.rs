@@ -7,16 +7,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fusebox_policy::config::{PolicyId, ProxyConfig, WorkloadId};
+use fusebox_policy::config::{LimitScope, PolicyId, ProxyConfig, RateLimit, Reference, WorkloadId};
 use fusebox_policy::stream::{Down, encode};
 use tokio::sync::watch;
+
+use crate::kinds::PolicyKey;
 
 /// One workload's configuration, ready to be sent.
 #[derive(Clone, Debug)]
 pub struct Configuration {
     revision: String,
     config: Arc<ProxyConfig>,
-    policies: BTreeSet<PolicyId>,
+    policies: BTreeSet<PolicyKey>,
+    references: Vec<Reference>,
+    shared: BTreeSet<PolicyId>,
     line: Bytes,
 }
 
@@ -40,8 +44,9 @@ impl Configuration {
     pub fn new(config: Arc<ProxyConfig>) -> Result<Self, serde_json::Error> {
         let revision = config.revision();
         let down = Down::Config { revision: revision.clone(), config: (*config).clone() };
-        let policies = config.policies.iter().map(|version| version.id.clone()).collect();
-        Ok(Self { revision, policies, line: Bytes::from(encode(&down)?), config })
+        let policies = config.policies.iter().filter_map(PolicyKey::of).collect();
+        let (references, shared) = (references(&config), shared(&config));
+        Ok(Self { revision, policies, references, shared, line: Bytes::from(encode(&down)?), config })
     }
 
     /// The content's version.
@@ -58,8 +63,19 @@ impl Configuration {
 
     /// Whether the policy is bound to this workload's pods.
     #[must_use]
-    pub fn binds(&self, policy: &PolicyId) -> bool {
+    pub fn binds(&self, policy: &PolicyKey) -> bool {
         self.policies.contains(policy)
+    }
+
+    /// The values that the workload's sidecars must be sent, sorted: entries of their own namespace, by policies of it.
+    #[must_use]
+    pub fn references(&self) -> &[Reference] {
+        &self.references
+    }
+
+    /// The policies in it with limits of scope Shared.
+    pub fn shared(&self) -> impl Iterator<Item = &PolicyId> {
+        self.shared.iter()
     }
 
     /// The line that tells it to a proxy.
@@ -67,6 +83,23 @@ impl Configuration {
     pub fn line(&self) -> Bytes {
         self.line.clone()
     }
+}
+
+fn rate_limits(config: &ProxyConfig) -> impl Iterator<Item = &RateLimit> {
+    let inbound = config.inbound.iter().filter_map(|route| route.rate_limit.as_ref());
+    inbound.chain(config.outbound.iter().filter_map(|route| route.rate_limit.as_ref()))
+}
+
+fn references(config: &ProxyConfig) -> Vec<Reference> {
+    let own = &config.workload.namespace;
+    let limits = rate_limits(config).filter(|limit| limit.policy.namespace == *own);
+    let named = limits.flat_map(RateLimit::references).filter(|reference| reference.namespace == *own);
+    named.cloned().collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+fn shared(config: &ProxyConfig) -> BTreeSet<PolicyId> {
+    let is_shared = |limit: &&RateLimit| limit.limits.iter().any(|limit| limit.scope == LimitScope::Shared);
+    rate_limits(config).filter(is_shared).map(|limit| limit.policy.clone()).collect()
 }
 
 impl Configurations {

@@ -16,6 +16,8 @@ pub struct ControlMetrics {
     pub(crate) connections_refused: IntCounter,
     pub(crate) endpoints_sent: IntCounter,
     pub(crate) endpoints_left_out: IntCounter,
+    pub(crate) references_sent: IntCounter,
+    pub(crate) references_left_out: IntCounter,
 }
 
 impl ControlMetrics {
@@ -51,7 +53,7 @@ impl ControlMetrics {
             )?,
             reports_dropped: counters(
                 "fusebox_operator_reports_dropped_total",
-                "Breaker reports that were dropped, by reason.",
+                "Reports of breakers and limits that were dropped, by reason.",
                 "reason",
             )?,
             connections_refused: IntCounter::new(
@@ -66,6 +68,14 @@ impl ControlMetrics {
                 "fusebox_operator_endpoints_left_out_total",
                 "Service ports that such messages left out because they have too many endpoints.",
             )?,
+            references_sent: IntCounter::new(
+                "fusebox_operator_references_sent_total",
+                "Messages to sidecars with the values that their configuration names.",
+            )?,
+            references_left_out: IntCounter::new(
+                "fusebox_operator_references_left_out_total",
+                "Values that such messages left out because they would have been too long.",
+            )?,
         };
         let Self {
             proxies_connected,
@@ -77,6 +87,8 @@ impl ControlMetrics {
             connections_refused,
             endpoints_sent,
             endpoints_left_out,
+            references_sent,
+            references_left_out,
         } = metrics.clone();
         registry.register(Box::new(proxies_connected))?;
         registry.register(Box::new(peers_connected))?;
@@ -87,6 +99,8 @@ impl ControlMetrics {
         registry.register(Box::new(connections_refused))?;
         registry.register(Box::new(endpoints_sent))?;
         registry.register(Box::new(endpoints_left_out))?;
+        registry.register(Box::new(references_sent))?;
+        registry.register(Box::new(references_left_out))?;
         Ok(metrics)
     }
 }

@@ -25,12 +25,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::book::ReportBook;
+use super::commands::Commands;
 use super::configurations::ConfigSource;
 use super::directory::{Lookup, PodDirectory, PodEntry, Sidecar};
 use super::endpoints::EndpointDirectory;
 use super::line::{BACKLOG, Reader, Writer};
 use super::metrics::ControlMetrics;
+use super::references::ReferenceValues;
 use super::refusal::Refusal;
+use super::replicas::ReplicaCounts;
 use super::seats::Seats;
 use super::session::Session;
 use crate::certificates::Tls;
@@ -74,6 +77,12 @@ pub struct Control {
     pub endpoints: EndpointDirectory,
     /// What to serve.
     pub source: ConfigSource,
+    /// The values that configurations name.
+    pub references: ReferenceValues,
+    /// How many proxies share each policy's limits.
+    pub replicas: ReplicaCounts,
+    /// Where commands for sidecars come from.
+    pub commands: Commands,
     /// Where what comes up is kept.
     pub book: ReportBook,
     /// Who proves tokens.

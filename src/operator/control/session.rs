@@ -3,22 +3,24 @@
 //! It sends the workload's configuration whenever it changes, and takes acknowledgements and
 //! reports into the book. It believes nothing of a sidecar beyond what its own configuration binds.
 
+mod claims;
+mod sent;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
-use fusebox_policy::config::{PolicyVersion, ProxyConfig};
-use fusebox_policy::report::ProxyReport;
-use fusebox_policy::stream::{Down, LineError, ServiceEndpoints, Up, encode};
+use fusebox_policy::stream::{Answer, Down, LineError, Up};
 use tokio_util::sync::CancellationToken;
 
+use self::sent::Sent;
 use super::book::Taken;
+use super::commands::{Line, MAX_UNDER_WAY, Order, UnderWay, policy_of};
 use super::configurations::Configuration;
 use super::directory::{Lookup, PodEntry};
-use super::endpoints::Told;
 use super::event::{Acknowledgement, Connection, Happened, ProxyEvent, Rejection};
 use super::line::{ReadError, Reader, WriteError, Writer};
 use super::server::Control;
+use crate::kinds::Kind;
 
 /// How long a sidecar may take to say Hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -176,35 +178,40 @@ impl Session {
         })
     }
 
-    async fn exchange(&mut self, mut enforced: Option<String>) -> End {
-        match self.converse(&mut enforced).await {
+    async fn exchange(&mut self, revision: Option<String>) -> End {
+        match self.converse(Sent::new(revision)).await {
             Ok(never) => match never {},
             Err(end) => end,
         }
     }
 
-    async fn converse(&mut self, sent: &mut Option<String>) -> Result<std::convert::Infallible, End> {
-        let mut configurations = self.control.source.subscribe();
-        let mut pods = self.control.directory.subscribe();
-        let mut endpoints = self.control.endpoints.subscribe();
-        let (mut told, mut tell_at) = (Vec::new(), None);
+    async fn converse(&mut self, mut sent: Sent) -> Result<std::convert::Infallible, End> {
+        let control = Arc::clone(&self.control);
+        let mut configurations = control.source.subscribe();
+        let mut pods = control.directory.subscribe();
+        let mut endpoints = control.endpoints.subscribe();
+        let (mut references, mut replicas) = (control.references.subscribe(), control.replicas.subscribe());
+        let mut commands = control.commands.take(Line::Pod(self.entry.pod.uid.clone()));
+        let mut under_way = UnderWay::new(MAX_UNDER_WAY);
+        let mut tell_at = None;
         let mut ping = tokio::time::interval(PING_EVERY);
         let expiry = tokio::time::sleep(until_unix(self.expires_unix, SystemTime::now()));
         tokio::pin!(expiry);
         let mut heard_at = Instant::now();
-        // Both may have changed between the answer and the subscription.
+        // All may have changed between the answer and the subscription.
         self.check_pod()?;
-        self.send_configuration(sent).await?;
-        self.send_endpoints(&mut told).await?;
+        self.send_all(&mut sent).await?;
         loop {
             tokio::select! {
                 message = self.reader.next() => {
                     heard_at = Instant::now();
-                    self.take(message?.ok_or(End::Closed)?)?;
+                    self.take(message?.ok_or(End::Closed)?, &mut under_way)?;
                 }
-                _ = configurations.changed() => {
-                    self.send_configuration(sent).await?;
-                    self.send_endpoints(&mut told).await?;
+                _ = configurations.changed() => self.send_all(&mut sent).await?,
+                _ = references.changed() => self.send_references(&mut sent).await?,
+                _ = replicas.changed() => self.send_replicas(&mut sent).await?,
+                Some(order) = commands.orders.recv(), if under_way.has_room() => {
+                    self.command(order, &mut under_way).await?;
                 }
                 _ = endpoints.changed(), if tell_at.is_none() => {
                     tell_at = Some(tokio::time::Instant::now() + ENDPOINTS_TOGETHER);
@@ -212,7 +219,7 @@ impl Session {
                 () = at(tell_at) => {
                     tell_at = None;
                     endpoints.mark_unchanged();
-                    self.send_endpoints(&mut told).await?;
+                    self.send_endpoints(&mut sent).await?;
                 }
                 _ = pods.changed() => self.check_pod()?,
                 _ = ping.tick() => {
@@ -234,59 +241,24 @@ impl Session {
         }
     }
 
-    async fn send_configuration(&mut self, sent: &mut Option<String>) -> Result<(), End> {
-        let line = match self.configuration() {
-            Some(current) if sent.as_deref() == Some(current.revision()) => return Ok(()),
-            Some(current) => {
-                *sent = Some(current.revision().to_owned());
-                current.line()
-            }
-            // Not compiled yet: what the sidecar enforces already stays.
-            None if sent.is_none() => return Ok(()),
-            None => match self.configuration_gone(sent) {
-                Some(line) => line,
-                None => return Ok(()),
-            },
-        };
-        self.writer.send(line).await?;
-        self.control.metrics.configurations.with_label_values(&["sent"]).inc();
-        Ok(())
-    }
-
-    /// Tells who stands behind the Services that the configuration has with scope Endpoint, if that is not what was `told`.
-    async fn send_endpoints(&mut self, told: &mut Vec<ServiceEndpoints>) -> Result<(), End> {
-        let Some(current) = self.configuration() else { return Ok(()) };
-        let Some(Told { services, left_out }) = self.control.endpoints.told(current.config()) else { return Ok(()) };
-        if *told == services {
+    /// Passes a command on, if the sidecar enforces what it is about.
+    async fn command(&mut self, order: Order, under_way: &mut UnderWay) -> Result<(), End> {
+        let Order { pod: _, command, answer } = order;
+        let bound = policy_of(&command).zip(self.configuration());
+        if !bound.is_some_and(|(policy, current)| current.binds(&Kind::RateLimit.key(policy))) {
+            // Whoever asked may have given up.
+            let _ = answer.send(Answer::Failed { problem: "the sidecar does not enforce this policy".to_owned() });
             return Ok(());
         }
-        self.send(&Down::Endpoints { services: services.clone() }).await?;
-        *told = services;
-        self.control.metrics.endpoints_sent.inc();
-        self.control.metrics.endpoints_left_out.inc_by(u64::try_from(left_out).unwrap_or(u64::MAX));
-        Ok(())
+        let id = under_way.begin(command.clone(), answer);
+        self.send(&Down::Command { id, command }).await
     }
 
-    /// The line that asks for nothing, for a workload that was compiled once and is no longer.
-    fn configuration_gone(&self, sent: &mut Option<String>) -> Option<Bytes> {
-        let config = ProxyConfig::empty(self.entry.workload.clone());
-        let empty = Configuration::new(Arc::new(config)).ok()?;
-        if sent.as_deref() == Some(empty.revision()) {
-            return None;
-        }
-        *sent = Some(empty.revision().to_owned());
-        Some(empty.line())
-    }
-
-    async fn send(&mut self, message: &Down) -> Result<(), End> {
-        let line = encode(message).map_err(|_| End::Broken)?;
-        Ok(self.writer.send(Bytes::from(line)).await?)
-    }
-
-    fn take(&self, message: Up) -> Result<(), End> {
+    fn take(&self, message: Up, under_way: &mut UnderWay) -> Result<(), End> {
         match message {
             Up::Hello { .. } => return Err(End::HelloTwice),
-            Up::Pong | Up::Answer { .. } | Up::Unknown => {}
+            Up::Pong | Up::Unknown => {}
+            Up::Answer { id, answer } => under_way.answered(id, answer),
             Up::Ack { revision, policies } => {
                 self.control.metrics.configurations.with_label_values(&["acknowledged"]).inc();
                 let policies = self.bound(policies);
@@ -306,30 +278,6 @@ impl Session {
 
     fn configuration(&self) -> Option<Arc<Configuration>> {
         self.control.source.current()?.get(&self.entry.workload).cloned()
-    }
-
-    /// Of what a sidecar says it enforces, what is bound to its pod, and no generation that does not exist.
-    fn bound(&self, mut claimed: Vec<PolicyVersion>) -> Vec<PolicyVersion> {
-        let Some(current) = self.configuration() else { return Vec::new() };
-        let policies = &current.config().policies;
-        claimed.retain(|claim| {
-            policies.iter().any(|bound| {
-                (&bound.kind, &bound.id, &bound.uid) == (&claim.kind, &claim.id, &claim.uid)
-                    && claim.generation <= bound.generation
-            })
-        });
-        claimed.truncate(policies.len());
-        claimed
-    }
-
-    /// Of a report, the breakers of policies that are bound to the pod.
-    fn bound_report(&self, report: ProxyReport) -> ProxyReport {
-        let ProxyReport { full, mut breakers, limits: _, broken_references: _ } = report;
-        let all = breakers.len();
-        let current = self.configuration();
-        breakers.retain(|breaker| current.as_ref().is_some_and(|current| current.binds(&breaker.key.policy)));
-        self.count_dropped("PolicyNotBound", all - breakers.len());
-        ProxyReport { full, breakers, ..ProxyReport::default() }
     }
 
     fn record(&self, happened: Happened) {

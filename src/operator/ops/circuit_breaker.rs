@@ -15,15 +15,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::{Deserialize, Serialize};
 
 use super::Question;
+use super::page::{self, Page};
 use super::refusal::Refusal;
 use super::route::{Asked, Operation};
 use super::table::{Column, Row, Table};
 
 pub(crate) const RESOURCE: &str = "circuitbreakerstates";
 const OVERRIDE: &str = "override";
-
-/// Objects of one page, at most, whatever is asked for.
-pub(crate) const MAX_PAGE: usize = 5_000;
 
 /// One policy's breakers.
 pub(crate) const GET: Operation = Operation { resource: RESOURCE, subresource: "", verb: "get", read: get };
@@ -58,16 +56,6 @@ const COLUMNS: &[Column] = &[
     Column::wide("Revision", "The configuration that it enforces."),
 ];
 
-/// Which part of a list.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Page {
-    pub(crate) namespace: Option<String>,
-    pub(crate) name: Option<String>,
-    pub(crate) limit: usize,
-    /// The last policy of the page before.
-    pub(crate) after: Option<PolicyId>,
-}
-
 /// What somebody wants to force.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Wish {
@@ -86,24 +74,11 @@ pub(crate) enum Conflicts {
 }
 
 fn get(asked: &Asked<'_>) -> Result<Question, Refusal> {
-    Ok(Question::State(policy(asked)))
+    Ok(Question::State(asked.policy()))
 }
 
 fn list(asked: &Asked<'_>) -> Result<Question, Refusal> {
-    let query = asked.query;
-    if !query.label_selector.is_empty() {
-        return Err(Refusal::Malformed("label selectors are not supported: these objects have no labels".to_owned()));
-    }
-    let mut page = Page {
-        namespace: Some(asked.attributes.namespace.clone()).filter(|namespace| !namespace.is_empty()),
-        name: None,
-        limit: query.limit.unwrap_or(MAX_PAGE).min(MAX_PAGE),
-        after: after(&query.next)?,
-    };
-    for term in query.field_selector.split(',').filter(|term| !term.is_empty()) {
-        select(&mut page, term)?;
-    }
-    Ok(Question::States(page))
+    Page::read(asked).map(Question::States)
 }
 
 fn force(asked: &Asked<'_>) -> Result<Question, Refusal> {
@@ -111,17 +86,13 @@ fn force(asked: &Asked<'_>) -> Result<Question, Refusal> {
         Refusal::Malformed(format!("the body is not a CircuitBreakerOverride {{state, for or until, reason}}: {error}"))
     })?;
     let conflicts = if asked.query.force { Conflicts::TakeOver } else { Conflicts::Refuse };
-    let policy = policy(asked);
+    let policy = asked.policy();
     names_agree(&wanted, &policy)?;
     Ok(Question::Force(Wish { policy, wanted, user: asked.user.name.clone(), conflicts }))
 }
 
 fn release(asked: &Asked<'_>) -> Result<Question, Refusal> {
-    Ok(Question::Release { policy: policy(asked), user: asked.user.name.clone() })
-}
-
-fn policy(asked: &Asked<'_>) -> PolicyId {
-    PolicyId { namespace: asked.attributes.namespace.clone(), name: asked.attributes.name.clone() }
+    Ok(Question::Release { policy: asked.policy(), user: asked.user.name.clone() })
 }
 
 fn names_agree(wanted: &CircuitBreakerOverride, policy: &PolicyId) -> Result<(), Refusal> {
@@ -138,34 +109,6 @@ fn names_agree(wanted: &CircuitBreakerOverride, policy: &PolicyId) -> Result<(),
         }
         _ => Ok(()),
     }
-}
-
-fn select(page: &mut Page, term: &str) -> Result<(), Refusal> {
-    let not_supported =
-        || Refusal::Malformed(format!("field selector {term:?}: only metadata.name and metadata.namespace"));
-    let (field, value) = term.split_once("==").or_else(|| term.split_once('=')).ok_or_else(not_supported)?;
-    match field {
-        "metadata.name" => page.name = Some(value.to_owned()),
-        "metadata.namespace" if page.namespace.as_deref().is_none_or(|namespace| namespace == value) => {
-            page.namespace = Some(value.to_owned());
-        }
-        _ => return Err(not_supported()),
-    }
-    Ok(())
-}
-
-/// The token of a page that goes on after this policy.
-fn token(namespace: &str, name: &str) -> String {
-    format!("{namespace}/{name}")
-}
-
-fn after(token: &str) -> Result<Option<PolicyId>, Refusal> {
-    if token.is_empty() {
-        return Ok(None);
-    }
-    let (namespace, name) =
-        token.split_once('/').ok_or_else(|| Refusal::Malformed("continue is not a token of this list".to_owned()))?;
-    Ok(Some(PolicyId { namespace: namespace.to_owned(), name: name.to_owned() }))
 }
 
 /// When an override ends, in whole seconds, so that what is written reads well.
@@ -246,11 +189,9 @@ fn breaker_row(state: &CircuitBreakerState, pod: &PodState, breaker: &BreakerSta
 }
 
 /// A page as a list.
-pub(crate) fn page(items: Vec<CircuitBreakerState>, remaining: usize) -> CircuitBreakerStateList {
-    let last = items.last().filter(|_| remaining > 0);
-    let next = last.map(|last| token(&last.metadata.namespace, &last.metadata.name)).unwrap_or_default();
-    let remaining = (remaining > 0).then(|| i64::try_from(remaining).unwrap_or(i64::MAX));
-    CircuitBreakerStateList::new(items, ListMetadata { next, remaining_item_count: remaining })
+pub(crate) fn list_of(items: Vec<CircuitBreakerState>, remaining: usize) -> CircuitBreakerStateList {
+    let metadata = page::rest(items.last().map(|last| &last.metadata), remaining);
+    CircuitBreakerStateList::new(items, metadata)
 }
 
 /// How long a sidecar may take for its first report: before that a new leader does not know its breakers.
@@ -292,18 +233,5 @@ mod tests {
             let refusal = until(&bad, now).unwrap_err();
             assert!(refusal.to_string().contains(reason), "{refusal}");
         }
-    }
-
-    #[test]
-    fn selectors_that_are_not_known_are_refused_and_never_passed_over() {
-        let mut page = Page { namespace: Some("shop".into()), name: None, limit: 1, after: None };
-        select(&mut page, "metadata.name=payments").unwrap();
-        assert_eq!(page.name.as_deref(), Some("payments"));
-        for term in ["status.state=Open", "metadata.namespace=bank", "metadata.name"] {
-            assert!(matches!(select(&mut page, term), Err(Refusal::Malformed(_))), "{term}");
-        }
-        assert!(after("nonsense").is_err());
-        let id = PolicyId { namespace: "shop".into(), name: "payments".into() };
-        assert_eq!(after(&token(&id.namespace, &id.name)).unwrap(), Some(id));
     }
 }

@@ -22,7 +22,8 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::circuit_breaker::{self, Conflicts, FIRST_REPORT, Page, RESOURCE, Wish};
+use super::circuit_breaker::{self, Conflicts, FIRST_REPORT, RESOURCE, Wish};
+use super::page::Page;
 use super::refusal::Refusal;
 use super::{Answer, Question};
 use crate::control::{ProxyState, ReportBook};
@@ -116,11 +117,8 @@ impl Desk {
     fn states(&self, page: &Page) -> Result<Answer, Refusal> {
         let compiled = self.compiled()?;
         let start = page.after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        let wanted = |(id, _): &(&PolicyId, &PolicyPlan)| {
-            page.namespace.as_ref().is_none_or(|namespace| id.namespace == *namespace)
-                && page.name.as_ref().is_none_or(|name| id.name == *name)
-        };
-        let policies = compiled.plan.policies.range::<PolicyId, _>((start, Bound::Unbounded)).filter(wanted);
+        let policies = compiled.plan.policies.range::<PolicyId, _>((start, Bound::Unbounded));
+        let policies = policies.filter(|(id, _)| page.wants(id));
         let (known, mut items, mut breakers) = (self.book.snapshot(), Vec::new(), 0);
         let (heard, total) = (heard(&known), policies.clone().count());
         for (_, plan) in policies {
@@ -132,7 +130,7 @@ impl Desk {
             items.push(state);
         }
         let remaining = total - items.len();
-        Ok(Answer::States(circuit_breaker::page(items, remaining)))
+        Ok(Answer::States(circuit_breaker::list_of(items, remaining)))
     }
 
     fn live(&self, plan: &PolicyPlan, heard: &BTreeMap<&str, Heard<'_>>) -> CircuitBreakerState {

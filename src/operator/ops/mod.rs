@@ -12,6 +12,7 @@ mod explanation;
 mod forward;
 mod front_proxy;
 mod metrics;
+mod page;
 mod refusal;
 mod route;
 mod server;
@@ -37,8 +38,9 @@ pub use server::{Server, serve};
 
 pub(crate) use forward::{PATH, reply};
 
-use circuit_breaker::{Page, Wish};
+use circuit_breaker::Wish;
 use explanation::Explainer;
+use page::Page;
 use refusal::Refusal;
 use table::Table;
 

@@ -4,6 +4,7 @@
 //! here. Nothing is decided yet about whether the user may.
 
 use bytes::Bytes;
+use fusebox_policy::config::PolicyId;
 use http::Method;
 
 use super::authorization::Attributes;
@@ -70,6 +71,13 @@ pub(crate) struct Query {
     pub(crate) label_selector: String,
     pub(crate) field_selector: String,
     pub(crate) include_object: String,
+}
+
+impl Asked<'_> {
+    /// The policy that the path names.
+    pub(crate) fn policy(&self) -> PolicyId {
+        PolicyId { namespace: self.attributes.namespace.clone(), name: self.attributes.name.clone() }
+    }
 }
 
 impl Route {

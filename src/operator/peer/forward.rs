@@ -4,21 +4,24 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fusebox_policy::stream::encode;
+use fusebox_policy::stream::{Command, encode};
 use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Channel};
+use http_body_util::Channel;
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
-use super::{FromPeer, PATH};
+use super::{FromPeer, MAX_LINE_DOWN, PATH, ToPeer};
 use crate::certificates::Tls;
-use crate::control::{BACKLOG, PING_EVERY, ReportBook, WriteError, Writer};
+use crate::control::{
+    BACKLOG, Commands, MAX_UNDER_WAY_TO_PEER, PING_EVERY, ReadError, Reader, ReportBook, Source, WriteError, Writer,
+};
 use crate::lease::{Leader, Leadership, Role};
 
 /// How long connecting to the leader may take, up to its answer.
@@ -34,6 +37,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub struct Forwarder {
     /// This replica's book.
     pub book: ReportBook,
+    /// This replica's sidecars, for commands that the leader passes on.
+    pub commands: Commands,
     /// Who leads.
     pub leadership: Leadership,
     /// How to prove what this is.
@@ -61,6 +66,8 @@ enum ForwardError {
     Request(#[from] http::Error),
     #[error("the control port's name is not a name")]
     Name(#[from] rustls::pki_types::InvalidDnsNameError),
+    #[error("a line of the leader could not be read")]
+    Read(#[from] ReadError),
     #[error("fell behind; starting over with the whole state")]
     Behind,
     #[error("the leader ended the stream")]
@@ -100,13 +107,15 @@ pub async fn forward(forwarder: Forwarder, shutdown: CancellationToken) {
 impl Forwarder {
     async fn mirror(&self, leader: &Leader) -> Result<Infallible, ForwardError> {
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, self.connect(leader)).await;
-        let (mut writer, mut answer) = connected.map_err(|_| ForwardError::Timeout)??;
+        let (mut writer, answer) = connected.map_err(|_| ForwardError::Timeout)??;
+        let mut reader = Reader::<ToPeer>::new(answer, MAX_LINE_DOWN);
         send(&mut writer, &FromPeer::Hello { identity: self.identity.clone() }).await?;
         let (state, mut events) = self.book.follow();
         for event in state {
             send(&mut writer, &FromPeer::Event { event }).await?;
         }
         tracing::info!(leader = leader.identity, "forwarding to the leader");
+        let mut asked = JoinSet::new();
         let mut ping = tokio::time::interval(PING_EVERY);
         loop {
             tokio::select! {
@@ -115,11 +124,15 @@ impl Forwarder {
                     Err(RecvError::Lagged(_)) => return Err(ForwardError::Behind),
                     Err(RecvError::Closed) => return Err(ForwardError::Ended),
                 },
-                _ = ping.tick() => send(&mut writer, &FromPeer::Ping).await?,
-                frame = answer.frame() => match frame {
-                    Some(frame) => drop(frame?),
+                message = reader.next(), if asked.len() < MAX_UNDER_WAY_TO_PEER => match message? {
+                    Some(ToPeer::Command { id, pod, command }) => {
+                        asked.spawn(ask(self.commands.clone(), (id, pod), command));
+                    }
+                    Some(ToPeer::Unknown) => {}
                     None => return Err(ForwardError::Ended),
                 },
+                Some(Ok(answer)) = asked.join_next() => send(&mut writer, &answer).await?,
+                _ = ping.tick() => send(&mut writer, &FromPeer::Ping).await?,
             }
         }
     }
@@ -146,6 +159,11 @@ impl Forwarder {
             status => Err(ForwardError::Status(status)),
         }
     }
+}
+
+async fn ask(commands: Commands, (id, pod): (u64, String), command: Command) -> FromPeer {
+    let answer = commands.ask(&Source::Local, &pod, command).await.ok();
+    FromPeer::Answer { id, answer }
 }
 
 async fn send(writer: &mut Writer, message: &FromPeer) -> Result<(), ForwardError> {

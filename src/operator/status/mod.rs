@@ -30,6 +30,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 use crate::apply::{MonitoringResults, explain, is_as_new_as, reason, refusal, until};
 use crate::control::{Changes, ReportBook};
 use crate::events::{Recorder, happenings};
+use crate::kinds::Kind;
 use crate::lease::{GuardedError, Leadership, Role};
 use crate::metrics::Metrics;
 use crate::reconcile::{Compiled, Published};
@@ -170,7 +171,9 @@ impl Running {
     }
 
     fn new_reports(&mut self) {
-        let Changes { workloads, mut policies } = self.writer.book.take_changes();
+        let Changes { workloads, policies } = self.writer.book.take_changes();
+        let breakers = policies.into_iter().filter(|key| key.kind == Kind::CircuitBreakerPolicy);
+        let mut policies: BTreeSet<PolicyId> = breakers.map(|key| key.id).collect();
         let connected = i64::try_from(self.writer.book.snapshot().len()).unwrap_or(i64::MAX);
         self.writer.metrics.proxies_known.set(connected);
         if let Some(compiled) = &self.last {

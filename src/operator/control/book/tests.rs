@@ -1,7 +1,7 @@
 //! The book's rules, with events and instants made up.
 
-use fusebox_policy::config::{Mode, PolicyVersion, Side, TargetId};
-use fusebox_policy::report::BreakerState;
+use fusebox_policy::config::{Mode, PolicyVersion, Reference, ReferenceKind, Side, TargetId};
+use fusebox_policy::report::{BlockedClient, BreakerState};
 
 use super::*;
 
@@ -51,6 +51,43 @@ fn breaker(name: &str, port: u16, state: BreakerState) -> BreakerReport {
     }
 }
 
+/// A limit with as many blocked clients as are reported.
+fn limit(name: &str, port: u16) -> LimitReport {
+    let target = TargetId { kind: "Service".into(), namespace: "shop".into(), name: "web".into(), section: "".into() };
+    let key = LimitKey {
+        policy: policy(name),
+        target,
+        side: Side::Server,
+        port,
+        limit: "per-key".into(),
+        rule: String::new(),
+    };
+    let blocked =
+        BlockedClient { key: "0123456789abcdef".into(), since_unix_ms: 1, until_unix_ms: 2, refused: u64::MAX };
+    LimitReport {
+        key,
+        mode: Mode::Enforce,
+        allowed: 1,
+        limited: 2,
+        delayed: 0,
+        tracked_keys: 3,
+        blocked_clients: 10,
+        top_blocked: vec![blocked; fusebox_policy::report::MAX_TOP_BLOCKED],
+        store_lost_since_unix_ms: None,
+        store_error: String::new(),
+    }
+}
+
+fn broken() -> BrokenReference {
+    let reference = Reference {
+        kind: ReferenceKind::ConfigMap,
+        namespace: "shop".into(),
+        name: "quotas".into(),
+        key: "quotas.yaml".into(),
+    };
+    BrokenReference { reference, problem: "line 1 is no quota".into() }
+}
+
 fn reported(uid: &str, full: bool, breakers: Vec<BreakerReport>) -> ProxyEvent {
     happened(uid, Happened::Reported(ProxyReport { full, breakers, ..ProxyReport::default() }))
 }
@@ -85,6 +122,68 @@ fn breakers_beyond_the_bound_are_dropped_and_counted() {
     let many = (0..=MAX_BREAKERS).map(|port| breaker("x", u16::try_from(port).unwrap(), BreakerState::Open)).collect();
     assert_eq!(book.record(reported("a", true, many), now), Taken::Cut(1));
     assert_eq!(book.get("a").unwrap().breakers.len(), MAX_BREAKERS);
+}
+
+#[test]
+fn limits_are_kept_within_their_bound_and_only_while_their_own_kind_is_enforced() {
+    let (book, now) = (ReportBook::new(), Instant::now());
+    book.record(connected("a", 1), now);
+    let many = (0..=MAX_LIMITS).map(|port| limit("x", u16::try_from(port).unwrap())).collect();
+    let report = |limits| ProxyReport { full: true, limits, ..ProxyReport::default() };
+    assert_eq!(book.record(happened("a", Happened::Reported(report(many))), now), Taken::Cut(1));
+    assert_eq!(book.get("a").unwrap().limits.len(), MAX_LIMITS);
+    assert!(book.take_changes().policies.contains(&Kind::RateLimit.key(&policy("x"))));
+    let namesake =
+        PolicyVersion { kind: "CircuitBreakerPolicy".into(), id: policy("x"), uid: "u".into(), generation: 1 };
+    let acknowledgement = Acknowledgement { revision: "3".into(), policies: vec![namesake] };
+    book.record(happened("a", Happened::Acknowledged(acknowledgement)), now);
+    assert!(book.get("a").unwrap().limits.is_empty(), "a breaker of the same name is another policy");
+}
+
+#[test]
+fn values_that_cannot_be_used_are_those_of_the_last_report() {
+    let (book, now) = (ReportBook::new(), Instant::now());
+    book.record(connected("a", 1), now);
+    let report = |broken: Vec<BrokenReference>| {
+        happened("a", Happened::Reported(ProxyReport { broken_references: broken, ..ProxyReport::default() }))
+    };
+    book.record(report(vec![broken()]), now);
+    let _ = book.take_changes();
+    book.record(report(vec![broken()]), now);
+    assert_eq!(book.take_changes(), Changes::default(), "nothing new");
+    let (state, _) = book.follow();
+    let mirror = ReportBook::new();
+    for event in state {
+        mirror.record_from(&Source::Peer("me".into()), event, now);
+    }
+    assert_eq!(mirror.get("a").unwrap().broken_references, [broken()]);
+    book.record(report(vec![]), now);
+    assert!(book.get("a").unwrap().broken_references.is_empty());
+    assert_eq!(book.take_changes().workloads, BTreeSet::from([workload()]));
+}
+
+#[test]
+fn a_whole_book_of_one_pod_goes_to_the_leader_in_lines_that_it_takes() {
+    let (book, now) = (ReportBook::new(), Instant::now());
+    book.record(connected("a", 1), now);
+    let breakers = (0..MAX_BREAKERS).map(|port| breaker("x", u16::try_from(port).unwrap(), BreakerState::Open));
+    let limits = (0..MAX_LIMITS).map(|port| limit("y", u16::try_from(port).unwrap()));
+    let report = ProxyReport {
+        full: true,
+        breakers: breakers.collect(),
+        limits: limits.collect(),
+        broken_references: vec![broken()],
+    };
+    book.record(happened("a", Happened::Reported(report)), now);
+    let (state, _) = book.follow();
+    let longest = state.iter().map(|event| serde_json::to_vec(event).unwrap().len()).max().unwrap();
+    assert!(longest < fusebox_policy::stream::MAX_LINE_UP, "{longest}");
+    let mirror = ReportBook::new();
+    for event in state {
+        mirror.record_from(&Source::Peer("me".into()), event, now);
+    }
+    let (own, theirs) = (book.get("a").unwrap(), mirror.get("a").unwrap());
+    assert_eq!((&own.breakers, &own.limits), (&theirs.breakers, &theirs.limits));
 }
 
 #[test]
@@ -154,7 +253,7 @@ fn changes_name_policies_and_workloads_once() {
     book.record(reported("a", true, vec![breaker("x", 1, BreakerState::Open)]), now);
     let changes = book.take_changes();
     assert_eq!(changes.workloads, BTreeSet::from([workload()]));
-    assert_eq!(changes.policies, BTreeSet::from([policy("x")]));
+    assert_eq!(changes.policies, BTreeSet::from([Kind::CircuitBreakerPolicy.key(&policy("x"))]));
     assert_eq!(book.take_changes(), Changes::default());
 }
 
