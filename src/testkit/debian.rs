@@ -79,7 +79,8 @@ mod tests {
 
     #[test]
     fn only_what_apt_would_install_is_fetched() {
-        let plan = "Reading package lists...\nInst liblzf1 (3.6 Debian [amd64])\nInst redis-tools (7.0)\nConf liblzf1 (3.6)";
+        let plan =
+            "Reading package lists...\nInst liblzf1 (3.6 Debian [amd64])\nInst redis-tools (7.0)\nConf liblzf1 (3.6)";
         assert_eq!(planned(plan), ["liblzf1", "redis-tools"]);
     }
 }

@@ -24,6 +24,8 @@ use crate::process::{Process, ProcessBuilder};
 
 /// How long a server, a replica or a cluster may take to be of use.
 const START_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a command of [`Redis::command`] may take.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 /// What is said once connections are accepted.
 const READY: &str = "Ready to accept connections";
 
@@ -129,7 +131,7 @@ impl Redis {
     pub async fn command(&self, arguments: &[&str]) -> Result<String> {
         let mut command = self.cli()?;
         command.args(arguments);
-        tokio::task::spawn_blocking(move || run(command)).await?
+        run(command).await
     }
 
     /// Ends it at once, as a crash would; what it held in memory is gone. Its port stays reserved.
@@ -165,14 +167,16 @@ impl Redis {
     }
 
     async fn in_new_folder(role: Role, port: Port, configured: Configured) -> Result<Self> {
-        let folder = crate::lifeline::scratch()?.join(format!("redis-{}-{:08x}", port.number(), random() & 0xffff_ffff));
+        let folder =
+            crate::lifeline::scratch()?.join(format!("redis-{}-{:08x}", port.number(), random() & 0xffff_ffff));
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let Configured { mut settings, tls } = configured;
         settings.push(format!("dir {}", folder.display()));
         if let Some(tls) = &tls {
             settings.extend(write_tls(&folder, tls, &port)?);
         }
-        fs::write(folder.join(program::CONFIGURATION), settings.join("\n") + "\n").context("cannot write redis.conf")?;
+        fs::write(folder.join(program::CONFIGURATION), settings.join("\n") + "\n")
+            .context("cannot write redis.conf")?;
         let mut redis = Self { process: None, port, folder, tls, role };
         redis.restart().await?;
         Ok(redis)
@@ -180,7 +184,7 @@ impl Redis {
 
     fn cli(&self) -> Result<Command> {
         let mut command = program::cli()?;
-        command.args(["-h", "127.0.0.1", "-p", &self.port.number().to_string(), "--no-auth-warning", "-t", "5", "-e"]);
+        command.args(["-h", "127.0.0.1", "-p", &self.port.number().to_string(), "--no-auth-warning", "-e"]);
         if self.tls.is_some() {
             command.arg("--tls").arg("--cacert").arg(self.folder.join("authority.crt"));
         }
@@ -218,8 +222,10 @@ fn write_tls(folder: &Path, tls: &Tls, port: &Port) -> Result<Vec<String>> {
     Ok(settings)
 }
 
-fn run(mut command: Command) -> Result<String> {
-    let output = command.output().context("cannot run redis-cli")?;
+async fn run(command: Command) -> Result<String> {
+    let mut command = tokio::process::Command::from(command);
+    let asked = tokio::time::timeout(ANSWER_DEADLINE, command.kill_on_drop(true).output()).await;
+    let output = asked.with_context(|| format!("redis-cli had no answer within {ANSWER_DEADLINE:?}"))??;
     let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     let complained = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     ensure!(output.status.success(), "redis-cli failed: {said} {complained}");

@@ -18,10 +18,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use fusebox_policy::rate_limit::Verdict;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::task::AbortOnDropHandle;
 
-pub(crate) use self::bucket::{BucketFamily, BucketName, SharedDemand, SharedVerdict, Tag};
+pub(crate) use self::bucket::{BucketFamily, BucketName, SharedDemand, Tag};
 pub(crate) use self::error::StoreLost;
 use self::link::Link;
 use self::script::Decision;
@@ -29,9 +30,6 @@ pub(crate) use self::settings::{StoreSettings, Unresolved};
 
 /// At most so many decisions are under way at once; more wait, within their time.
 const MAX_UNDER_WAY: usize = 1024;
-
-/// The most buckets of one decision: the limits of one policy.
-pub(crate) const MAX_DEMANDS: usize = 16;
 
 /// One store, as one `RedisStore` of a configuration describes it. Everything is given up when it is dropped.
 #[derive(Debug)]
@@ -101,7 +99,7 @@ impl SharedStore {
     ///
     /// # Errors
     /// [`StoreLost`] when the store's own answer is not here within the timeout of its settings. It may have spent all the same.
-    pub(crate) async fn decide(&self, demands: &[SharedDemand]) -> Result<Vec<SharedVerdict>, StoreLost> {
+    pub(crate) async fn decide(&self, demands: &[SharedDemand]) -> Result<Vec<Verdict>, StoreLost> {
         let decision = Decision::new(demands)?;
         let limit = self.timeout()?;
         let decided = async {

@@ -65,6 +65,16 @@ impl RedisSentinels {
         Ok(format!("{}:{}", host.trim(), port.trim()).parse()?)
     }
 
+    /// Has the Sentinels make the replica primary though the primary is well.
+    ///
+    /// # Errors
+    /// When they don't begin.
+    pub async fn failover(&self) -> Result<()> {
+        let sentinel = self.sentinels.first().context("there is no Sentinel")?;
+        sentinel.command(&["sentinel", "failover", PRIMARY]).await?;
+        Ok(())
+    }
+
     async fn ready(&self) -> Result<()> {
         eventually(START_DEADLINE, "the replica is in step", async || {
             let said = self.second.command(&["info", "replication"]).await?;

@@ -24,7 +24,7 @@ async fn tls_is_all_that_a_server_with_a_certificate_speaks() -> Result<()> {
     assert!(refused.to_string().contains("NOPERM"), "{refused:#}");
     let mut plain = program::cli()?;
     plain.args(["-p", &redis.address().port().to_string(), "ping"]);
-    assert!(run(plain).is_err());
+    assert!(run(plain).await.is_err());
     Ok(())
 }
 

@@ -6,13 +6,12 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use fusebox_policy::config::{LimitKey, Rate};
+use fusebox_policy::config::LimitKey;
+use fusebox_policy::rate_limit::{Ask, KeyId, Outcome, Refusal, Verdict};
 use sha2::{Digest as _, Sha256};
 
 /// Longest time that the script reckons with: 71 years. Its sums stay below 2^53, where doubles stop being exact.
 pub(super) const MAX_SPAN_US: u64 = 1 << 51;
-
-const MICROSECONDS: u64 = 1_000;
 
 /// How many bytes of a limit's digest stand in its name.
 const LIMIT_DIGEST_BYTES: usize = 8;
@@ -43,27 +42,8 @@ pub(crate) struct BucketName(pub(super) String);
 pub(crate) struct SharedDemand {
     /// Which bucket.
     pub(crate) bucket: BucketName,
-    /// Its rate; a zero counts as 1.
-    pub(crate) rate: Rate,
-    /// What the request weighs.
-    pub(crate) cost: u32,
-    /// How long a client that goes beyond it is refused from then on; none is not at all.
-    pub(crate) block_for: Option<Duration>,
-}
-
-/// What the store says of one bucket. The request passes where every bucket of the decision allows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SharedVerdict {
-    /// Whether this bucket allows the request.
-    pub(crate) allowed: bool,
-    /// What it holds now, in whole requests.
-    pub(crate) remaining: u32,
-    /// When a request of the same weight may pass, at the earliest; zero where it is allowed.
-    pub(crate) retry_after: Duration,
-    /// When it is full again.
-    pub(crate) reset: Duration,
-    /// How long its client is still refused for having gone beyond it; none where it is not.
-    pub(crate) blocked_for: Option<Duration>,
+    /// What it asks. Nothing of scope Shared is delayed: what might be is refused.
+    pub(crate) ask: Ask,
 }
 
 /// A rate and a cost in units of 1/requests of a microsecond, in which both are whole numbers.
@@ -72,7 +52,8 @@ pub(super) struct Spans {
     pub(super) requests: u64,
     /// What one request costs, in units; also the rate's period, in microseconds.
     pub(super) per_us: u64,
-    pub(super) burst: u64,
+    pub(super) burst: u32,
+    cost: u32,
     cost_units: u128,
     full_units: u128,
 }
@@ -94,6 +75,7 @@ pub(super) enum ReadingState {
     Allowed,
     Beyond,
     Blocked,
+    BlockBegins,
 }
 
 impl BucketFamily {
@@ -107,10 +89,10 @@ impl BucketFamily {
         }
     }
 
-    /// The bucket of one client, by the first 128 bits of its key's SHA-256.
-    pub(crate) fn bucket(&self, client: u128) -> BucketName {
+    /// The bucket of one client.
+    pub(crate) fn bucket(&self, client: KeyId) -> BucketName {
         let Self { prefix, policy, limit } = self;
-        let digest = format!("{client:032x}");
+        let digest = client.to_string();
         let tag = policy.as_deref().unwrap_or(&digest);
         BucketName(format!("{prefix}:{{{tag}}}:{limit}:{digest}"))
     }
@@ -124,13 +106,13 @@ impl BucketName {
 }
 
 impl Spans {
-    pub(super) fn new(rate: Rate, cost: u32) -> Self {
-        let requests = u64::from(rate.requests.max(1));
-        let per_us = rate.per_ms.max(1).saturating_mul(MICROSECONDS).min(MAX_SPAN_US);
-        let burst = u64::from(rate.burst.max(1));
+    pub(super) fn new(ask: &Ask) -> Self {
+        let requests = u64::from(ask.rate.requests()).max(1);
+        let per_us = u64::try_from(ask.rate.per().as_micros()).unwrap_or(MAX_SPAN_US).clamp(1, MAX_SPAN_US);
         let longest = u128::from(MAX_SPAN_US) * u128::from(requests);
-        let units = |count: u64| (u128::from(count) * u128::from(per_us)).min(longest);
-        Self { requests, per_us, burst, cost_units: units(u64::from(cost)), full_units: units(burst) }
+        let units = |count: u32| (u128::from(count) * u128::from(per_us)).min(longest);
+        let (burst, cost) = (ask.rate.burst(), ask.cost);
+        Self { requests, per_us, burst, cost, cost_units: units(cost), full_units: units(burst) }
     }
 
     /// Whole microseconds and the part, of what the request costs.
@@ -144,25 +126,23 @@ impl Spans {
     }
 
     /// What a client is to be told.
-    pub(super) fn verdict(&self, reading: Reading) -> SharedVerdict {
+    pub(super) fn verdict(&self, reading: Reading) -> Verdict {
         let Reading { state, missing_us, missing_part, blocked_us } = reading;
         let missing = u128::from(missing_us) * u128::from(self.requests) + u128::from(missing_part);
         let held = self.full_units.saturating_sub(missing) / u128::from(self.per_us);
-        let allowed = state == ReadingState::Allowed;
-        let wait = match state {
-            ReadingState::Allowed => Duration::ZERO,
-            ReadingState::Beyond | ReadingState::Blocked => {
-                let until_it_fits = (missing + self.cost_units).saturating_sub(self.full_units);
-                self.duration(until_it_fits).max(Duration::from_micros(blocked_us))
-            }
+        let refused = |refusal| {
+            let until_it_fits = (missing + self.cost_units).saturating_sub(self.full_units);
+            let wait = self.duration(until_it_fits).max(Duration::from_micros(blocked_us));
+            Outcome::Refused { refusal, retry_after: (self.cost <= self.burst).then_some(wait) }
         };
-        SharedVerdict {
-            allowed,
-            remaining: u32::try_from(held).unwrap_or(u32::MAX),
-            retry_after: wait,
-            reset: self.duration(missing),
-            blocked_for: (state == ReadingState::Blocked).then(|| Duration::from_micros(blocked_us)),
-        }
+        let outcome = match state {
+            ReadingState::Allowed => Outcome::Allowed,
+            ReadingState::Beyond => refused(Refusal::OverLimit),
+            ReadingState::Blocked => refused(Refusal::Blocked),
+            ReadingState::BlockBegins => refused(Refusal::BlockBegins),
+        };
+        let remaining = u32::try_from(held).unwrap_or(self.burst).min(self.burst);
+        Verdict { outcome, remaining, reset_after: self.duration(missing) }
     }
 
     fn split(&self, units: u128) -> (u64, u64) {

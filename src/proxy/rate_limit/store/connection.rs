@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use fusebox_policy::rate_limit::Verdict;
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, Pipeline, ProtocolVersion, RedisConnectionInfo, RedisError,
@@ -21,7 +22,6 @@ use tokio::sync::Notify;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::bucket::SharedVerdict;
 use super::error::StoreLost;
 use super::script::{Decision, Naming};
 use super::settings::{Credentials, Endpoint, StoreSettings};
@@ -104,10 +104,9 @@ impl Connection {
         (duty, wake): (Duty, &Arc<Notify>),
     ) -> Result<Self, StoreLost> {
         let address = endpoint.to_string();
-        let stream = dial(endpoint).await.map_err(|error| StoreLost::Unreachable {
-            address: address.clone(),
-            problem: error.to_string(),
-        })?;
+        let stream = dial(endpoint)
+            .await
+            .map_err(|error| StoreLost::Unreachable { address: address.clone(), problem: error.to_string() })?;
         let info = handshake_of(settings, duty);
         let (redis, driver) = match &settings.tls {
             None => handshake(&info, stream, &address).await?,
@@ -153,11 +152,7 @@ impl Connection {
     }
 
     /// The verdicts of one decision.
-    pub(super) async fn decide(
-        &self,
-        decision: &Decision<'_>,
-        arrival: Arrival,
-    ) -> Result<Vec<SharedVerdict>, Refusal> {
+    pub(super) async fn decide(&self, decision: &Decision<'_>, arrival: Arrival) -> Result<Vec<Verdict>, Refusal> {
         let known = self.ask(&decision.command(Naming::Digest), arrival).await;
         let answer: Vec<i64> = match known {
             Err(Refusal::NoScript) => self.ask(&decision.command(Naming::Text), arrival).await?,
@@ -425,7 +420,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
                 self.may_read = left;
                 polled
             }
-            None => Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, "the store says more than it was asked"))),
+            None => {
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, "the store says more than it was asked")))
+            }
         }
     }
 }

@@ -11,13 +11,13 @@
 -- A bucket is the moment at which it is full again (GCRA's theoretical arrival time), the rate that this moment was reckoned
 -- with, and until when its client is refused: "moment part requests per burst blocked_until". No bucket is a full one.
 --
--- The answer is the time, then for each bucket: 0 allowed, 1 beyond the rate, 2 refused for a time; how long it takes to be full
--- (whole, part), after spending where that was done; and how long its client is still refused.
+-- The answer is the time, then for each bucket: 0 allowed, 1 beyond the rate, 2 refused for a time, 3 the same from now on; how long
+-- it takes to be full (whole, part), after spending where that was done; and how long its client is still refused.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local buckets = {}
-local allowed, blocked = true, false
+local allowed = true
 
 local function whole_number(number)
   return string.format('%.0f', number)
@@ -78,7 +78,7 @@ for i = 1, #KEYS do
   end
   local verdict = 0
   if bucket.blocked_until > now then
-    verdict, blocked = 2, true
+    verdict = 2
   elseif next_moment - now > full or (next_moment - now == full and next_part > full_part) then
     verdict = 1
   end
@@ -93,12 +93,12 @@ end
 local answer = { now }
 for i = 1, #KEYS do
   local bucket = buckets[i]
-  local begins = not blocked and bucket.verdict == 1 and bucket.block > 0
+  local begins = bucket.verdict == 1 and bucket.block > 0
   local spends = allowed and bucket.cost > 0
   if spends then
     bucket.moment, bucket.part = bucket.next_moment, bucket.next_part
   elseif begins then
-    bucket.verdict, bucket.blocked_until = 2, now + bucket.block
+    bucket.verdict, bucket.blocked_until = 3, now + bucket.block
   end
   if spends or begins then
     local needed_until = math.max(bucket.moment + 1, bucket.blocked_until)

@@ -138,9 +138,7 @@ enum Look {
 fn look_after(link: &Link, look: Look) -> Option<End> {
     match link {
         Link::Server(connection) if connection.is_usable() => None,
-        Link::Server(connection) => {
-            Some(End::Broken(StoreLost::Ended { address: connection.address().to_owned() }))
-        }
+        Link::Server(connection) => Some(End::Broken(StoreLost::Ended { address: connection.address().to_owned() })),
         Link::Cluster(Nodes { connections, missing, .. }) => {
             let all_stand = missing.is_none() && connections.values().all(|connection| connection.is_usable());
             // A node that has a slot no more says so by waking us.
@@ -158,7 +156,9 @@ async fn question(settings: &StoreSettings, link: &Link, (finder, look): (&mut F
     {
         return Some(End::Replaced);
     }
-    if look == Look::Thorough && let Err(error) = connection.ping(super::connection::ATTEMPT).await {
+    if look == Look::Thorough
+        && let Err(error) = connection.ping(super::connection::ATTEMPT).await
+    {
         return Some(End::Broken(error));
     }
     None

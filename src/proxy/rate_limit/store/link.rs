@@ -5,9 +5,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use fusebox_policy::rate_limit::Verdict;
 use redis::Cmd;
 
-use super::bucket::{BucketName, SharedVerdict};
+use super::bucket::BucketName;
 use super::connection::{Arrival, Connection, Refusal};
 use super::error::StoreLost;
 use super::script::Decision;
@@ -46,7 +47,7 @@ pub(super) struct SlotMap {
 
 impl Link {
     /// The store's answer to one decision. The caller bounds the time.
-    pub(super) async fn decide(&self, decision: &Decision<'_>) -> Result<Vec<SharedVerdict>, StoreLost> {
+    pub(super) async fn decide(&self, decision: &Decision<'_>) -> Result<Vec<Verdict>, StoreLost> {
         let mut place = self.place(decision.bucket())?;
         for _ in 0..=MAX_HOPS {
             match place.connection.decide(decision, place.arrival).await {
@@ -105,7 +106,10 @@ impl Link {
         // The list of slots is out of date, or will be.
         from.connection.call_keeper();
         let Self::Cluster(nodes) = self else {
-            return Err(StoreLost::Answered { address: from.connection.address().to_owned(), code: "MOVED".to_owned() });
+            return Err(StoreLost::Answered {
+                address: from.connection.address().to_owned(),
+                code: "MOVED".to_owned(),
+            });
         };
         let node = Endpoint::parse(&address).and_then(|node| nodes.connections.get(&node));
         let connection = node.ok_or(StoreLost::NotConnected)?;
@@ -162,9 +166,12 @@ pub(super) fn slot_of(key: &str) -> u16 {
 /// CRC-16/XMODEM, polynomial 0x1021.
 fn crc16(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0, |crc, byte| {
-        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
-            if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
-        })
+        (0..8).fold(
+            crc ^ (u16::from(*byte) << 8),
+            |crc, _| {
+                if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
+            },
+        )
     })
 }
 

@@ -4,10 +4,10 @@
 
 use std::sync::LazyLock;
 
+use fusebox_policy::rate_limit::{Exceed, MAX_LIMITS, Verdict};
 use redis::{Cmd, Script};
 
-use super::MAX_DEMANDS;
-use super::bucket::{BucketName, Reading, ReadingState, SharedDemand, SharedVerdict, Spans};
+use super::bucket::{BucketName, MAX_SPAN_US, Reading, ReadingState, SharedDemand, Spans};
 use super::error::StoreLost;
 
 static TEXT: &str = include_str!("decide.lua");
@@ -36,10 +36,10 @@ pub(super) struct Decision<'a> {
 
 impl<'a> Decision<'a> {
     pub(super) fn new(demands: &'a [SharedDemand]) -> Result<Self, StoreLost> {
-        if demands.is_empty() || demands.len() > MAX_DEMANDS {
-            return Err(StoreLost::Demands { most: MAX_DEMANDS });
+        if demands.is_empty() || demands.len() > MAX_LIMITS {
+            return Err(StoreLost::Demands { most: MAX_LIMITS });
         }
-        let spans = demands.iter().map(|demand| Spans::new(demand.rate, demand.cost)).collect();
+        let spans = demands.iter().map(|demand| Spans::new(&demand.ask)).collect();
         Ok(Self { demands, spans })
     }
 
@@ -64,15 +64,18 @@ impl<'a> Decision<'a> {
         }
         for (demand, spans) in self.demands.iter().zip(&self.spans) {
             let ((cost, cost_part), (full, full_part)) = (spans.cost(), spans.full());
-            let block_us = demand.block_for.map_or(0, |block| u64::try_from(block.as_micros()).unwrap_or(u64::MAX));
-            command.arg(&[spans.requests, spans.per_us, spans.burst, cost, cost_part, full, full_part]);
-            command.arg(block_us.min(super::bucket::MAX_SPAN_US));
+            let block = match demand.ask.exceed {
+                Exceed::Block(time) => u64::try_from(time.as_micros()).unwrap_or(MAX_SPAN_US).min(MAX_SPAN_US),
+                Exceed::Refuse | Exceed::Delay(_) => 0,
+            };
+            let burst = u64::from(spans.burst);
+            command.arg(&[spans.requests, spans.per_us, burst, cost, cost_part, full, full_part, block]);
         }
         command
     }
 
     /// The verdicts, where the answer is one of our script's.
-    pub(super) fn read(&self, answer: &[i64]) -> Option<Vec<SharedVerdict>> {
+    pub(super) fn read(&self, answer: &[i64]) -> Option<Vec<Verdict>> {
         let (_time, numbers) = answer.split_first()?;
         if numbers.len() != NUMBERS * self.spans.len() {
             return None;
@@ -88,6 +91,7 @@ fn reading(numbers: &[i64]) -> Option<Reading> {
         0 => ReadingState::Allowed,
         1 => ReadingState::Beyond,
         2 => ReadingState::Blocked,
+        3 => ReadingState::BlockBegins,
         _ => return None,
     };
     Some(Reading {

@@ -6,7 +6,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fusebox_policy::config::{Rate, RedisStore, RedisTls, RedisTopology, Reference};
+use fusebox_policy::config::{RedisStore, RedisTls, RedisTopology, Reference};
+use fusebox_policy::rate_limit::{Ask, Exceed, Rate};
 use fusebox_policy::report::BrokenReference;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName};
@@ -34,6 +35,7 @@ pub(crate) struct StoreSettings {
     /// How long a decision may take.
     pub(super) timeout: Duration,
     key_prefix: String,
+    rehearsal: Rate,
     /// The values that `tls` was made of, by which settings are compared.
     certificates: [Option<String>; 3],
 }
@@ -99,21 +101,21 @@ impl StoreSettings {
             tls: client,
             timeout: Duration::from_millis(*timeout_ms).clamp(SHORTEST_TIMEOUT, LONGEST_TIMEOUT),
             key_prefix: key_prefix.clone(),
+            rehearsal: rehearsal_rate()?,
             certificates,
         })
     }
 
     /// A demand on a bucket that no client has, by which a server is tried.
     pub(super) fn rehearsal(&self) -> SharedDemand {
-        let rate = Rate { requests: 1000, per_ms: 1000, burst: 1_000_000 };
         let bucket = BucketName(format!("{}:{{rehearsal}}:rehearsal", self.key_prefix));
-        SharedDemand { bucket, rate, cost: 1, block_for: None }
+        SharedDemand { bucket, ask: Ask { rate: self.rehearsal, cost: 1, exceed: Exceed::Refuse } }
     }
 }
 
 impl PartialEq for StoreSettings {
     fn eq(&self, other: &Self) -> bool {
-        let Self { servers, database, credentials, tls: _, timeout, key_prefix, certificates } = self;
+        let Self { servers, database, credentials, tls: _, timeout, key_prefix, rehearsal: _, certificates } = self;
         *servers == other.servers
             && *database == other.database
             && *credentials == other.credentials
@@ -194,6 +196,11 @@ impl fmt::Debug for Credentials {
     }
 }
 
+/// So much that all replicas together never use it up.
+fn rehearsal_rate() -> Result<Rate, Unresolved> {
+    Rate::new(1_000, Duration::from_secs(1), 1_000_000).map_err(|error| Unresolved::Address(error.to_string()))
+}
+
 fn configured(address: &str) -> Result<Endpoint, Unresolved> {
     let with_port = if address.contains(':') { address.to_owned() } else { format!("{address}:{DEFAULT_PORT}") };
     Endpoint::parse(&with_port).ok_or_else(|| Unresolved::Address(address.to_owned()))
@@ -214,9 +221,9 @@ fn client_config(tls: &RedisTls, values: &[Option<String>; 3]) -> Result<ClientC
     // What the library says of a private key is not shown.
     let key = PrivateKeyDer::from_pem_slice(private_key.as_bytes())
         .map_err(|_| broken(tls.private_key.as_ref(), "it is no private key in PEM".to_owned()))?;
-    builder.with_client_auth_cert(chain, key).map_err(|_| {
-        broken(tls.private_key.as_ref(), "the private key does not belong to the certificate".to_owned())
-    })
+    builder
+        .with_client_auth_cert(chain, key)
+        .map_err(|_| broken(tls.private_key.as_ref(), "the private key does not belong to the certificate".to_owned()))
 }
 
 fn roots(reference: Option<&Reference>, authorities: Option<&str>) -> Result<RootCertStore, Unresolved> {

@@ -1,11 +1,14 @@
 //! Decisions of a real Redis, and what becomes of them when it is away.
 
 mod deciding;
+mod losing;
 mod reference;
+mod spreading;
 
 use std::time::Duration;
 
-use fusebox_policy::config::{Rate, RedisStore, RedisTopology};
+use fusebox_policy::config::{RedisStore, RedisTopology};
+use fusebox_policy::rate_limit::{Ask, Exceed, Outcome, Rate, Refusal};
 use fusebox_testkit::{Redis, eventually};
 
 use super::*;
@@ -63,7 +66,28 @@ fn bucket(name: &str) -> BucketName {
 }
 
 fn demand(name: &str, (requests, per_ms, burst): (u32, u64, u32)) -> SharedDemand {
-    SharedDemand { bucket: bucket(name), rate: Rate { requests, per_ms, burst }, cost: 1, block_for: None }
+    let rate = Rate::new(requests, Duration::from_millis(per_ms), burst).unwrap();
+    SharedDemand { bucket: bucket(name), ask: Ask { rate, cost: 1, exceed: Exceed::Refuse } }
+}
+
+fn weighing(cost: u32, demand: SharedDemand) -> SharedDemand {
+    SharedDemand { ask: Ask { cost, ..demand.ask }, ..demand }
+}
+
+fn blocking(time: Duration, demand: SharedDemand) -> SharedDemand {
+    SharedDemand { ask: Ask { exceed: Exceed::Block(time), ..demand.ask }, ..demand }
+}
+
+async fn verdict(store: &SharedStore, demand: &SharedDemand) -> Verdict {
+    store.decide(std::slice::from_ref(demand)).await.unwrap()[0]
+}
+
+/// Why a request is refused, and for how long.
+fn refused(verdict: Verdict) -> Option<(Refusal, Duration)> {
+    match verdict.outcome {
+        Outcome::Refused { refusal, retry_after } => Some((refusal, retry_after.unwrap_or(Duration::MAX))),
+        Outcome::Allowed | Outcome::Delayed { .. } => None,
+    }
 }
 
 /// So few in so long a time that nothing is refilled while a test runs.
@@ -72,5 +96,5 @@ fn hourly(name: &str, burst: u32) -> SharedDemand {
 }
 
 async fn passes(store: &SharedStore, demand: &SharedDemand) -> bool {
-    store.decide(std::slice::from_ref(demand)).await.unwrap()[0].allowed
+    !verdict(store, demand).await.is_refused()
 }

@@ -34,11 +34,7 @@ impl Finder {
     }
 
     /// Connects. Connections of `previous` that still stand are used again.
-    pub(super) async fn find(
-        &mut self,
-        settings: &StoreSettings,
-        previous: Option<&Link>,
-    ) -> Result<Link, StoreLost> {
+    pub(super) async fn find(&mut self, settings: &StoreSettings, previous: Option<&Link>) -> Result<Link, StoreLost> {
         match &settings.servers {
             Servers::Single(endpoint) => {
                 self.open(settings, endpoint, Duty::Keeps).await.map(|connection| Link::Server(Arc::new(connection)))
@@ -181,8 +177,8 @@ async fn slots_of(connection: &Connection, asked: &Endpoint) -> Result<SlotMap, 
     let ranges: Vec<Vec<Value>> = connection.question(&command).await?;
     let mut map = SlotMap::default();
     for range in &ranges {
-        let (slots, node) = range_of(range, asked)
-            .ok_or_else(|| StoreLost::Malformed { address: connection.address().to_owned() })?;
+        let (slots, node) =
+            range_of(range, asked).ok_or_else(|| StoreLost::Malformed { address: connection.address().to_owned() })?;
         map.insert(slots, node);
     }
     Ok(map)

@@ -1,5 +1,7 @@
 //! What one Redis decides.
 
+use fusebox_policy::rate_limit::MAX_LIMITS;
+
 use super::*;
 
 type Result<T = (), E = anyhow::Error> = std::result::Result<T, E>;
@@ -15,13 +17,14 @@ async fn a_bucket_allows_its_burst_and_then_says_when_the_next_request_may_pass(
     let (_redis, store) = alone().await?;
     let demand = hourly("a", 3);
     for left in [2, 1, 0] {
-        let verdict = store.decide(std::slice::from_ref(&demand)).await?[0];
-        assert_eq!((verdict.allowed, verdict.remaining, verdict.retry_after), (true, left, Duration::ZERO));
+        let verdict = verdict(&store, &demand).await;
+        assert_eq!((verdict.outcome, verdict.remaining), (Outcome::Allowed, left));
     }
-    let verdict = store.decide(std::slice::from_ref(&demand)).await?[0];
-    assert!(!verdict.allowed && verdict.blocked_for.is_none());
-    assert!(verdict.retry_after > Duration::from_secs(3_500) && verdict.retry_after <= Duration::from_secs(3_600));
-    assert!(verdict.reset > Duration::from_secs(3 * 3_500));
+    let verdict = verdict(&store, &demand).await;
+    let (refusal, wait) = refused(verdict).unwrap();
+    assert_eq!(refusal, Refusal::OverLimit);
+    assert!(wait > Duration::from_secs(3_500) && wait <= Duration::from_secs(3_600), "{wait:?}");
+    assert!(verdict.reset_after > Duration::from_secs(3 * 3_500));
     Ok(())
 }
 
@@ -29,74 +32,77 @@ async fn a_bucket_allows_its_burst_and_then_says_when_the_next_request_may_pass(
 async fn nothing_is_spent_where_one_of_several_refuses() -> Result {
     let (redis, store) = alone().await?;
     let (wide, narrow) = (hourly("wide", 10), hourly("narrow", 1));
-    assert!(store.decide(&[wide.clone(), narrow.clone()]).await?.iter().all(|verdict| verdict.allowed));
+    assert!(!store.decide(&[wide.clone(), narrow.clone()]).await?.iter().any(Verdict::is_refused));
     for _ in 0..5 {
         let verdicts = store.decide(&[wide.clone(), narrow.clone()]).await?;
-        assert_eq!(verdicts.iter().map(|verdict| verdict.allowed).collect::<Vec<_>>(), [true, false]);
+        assert_eq!(verdicts.iter().map(Verdict::is_refused).collect::<Vec<_>>(), [false, true]);
         assert_eq!(verdicts[0].remaining, 9);
     }
-    assert_eq!(store.decide(std::slice::from_ref(&wide)).await?[0].remaining, 8);
-    assert_eq!(redis.command(&["dbsize"]).await?, "2");
+    assert_eq!(verdict(&store, &wide).await.remaining, 8);
+    assert!(redis.command(&["exists", bucket("narrow").as_str()]).await? == "1");
     Ok(())
 }
 
 #[tokio::test]
 async fn a_weight_is_spent_whole_or_not_at_all() -> Result {
     let (_redis, store) = alone().await?;
-    let heavy = SharedDemand { cost: 4, ..hourly("a", 10) };
+    let heavy = weighing(4, hourly("a", 10));
     assert!(passes(&store, &heavy).await && passes(&store, &heavy).await);
-    let verdict = store.decide(std::slice::from_ref(&heavy)).await?[0];
-    assert_eq!((verdict.allowed, verdict.remaining), (false, 2));
+    let third = verdict(&store, &heavy).await;
+    assert_eq!((third.is_refused(), third.remaining), (true, 2));
     assert!(passes(&store, &hourly("a", 10)).await);
-    let free = SharedDemand { cost: 0, ..hourly("a", 10) };
-    assert_eq!(store.decide(&[free]).await?[0].remaining, 1);
+    assert_eq!(verdict(&store, &weighing(0, hourly("a", 10))).await.remaining, 1);
+    let (_, wait) = refused(verdict(&store, &weighing(11, hourly("a", 10))).await).unwrap();
+    assert_eq!(wait, Duration::MAX, "no bucket ever holds so much");
     Ok(())
 }
 
 #[tokio::test]
 async fn a_client_that_goes_beyond_is_refused_for_the_whole_time_and_not_longer_however_often_it_comes() -> Result {
+    const BLOCK: Duration = Duration::from_millis(400);
     let (_redis, store) = alone().await?;
     // Refilled within a millisecond: only the block refuses.
-    let blocking = SharedDemand { block_for: Some(Duration::from_millis(400)), ..demand("a", (1_000, 1_000, 1)) };
+    let once = blocking(BLOCK, demand("a", (1_000, 1_000, 1)));
     let begun = Instant::now();
-    let heavy = SharedDemand { cost: 2, ..blocking.clone() };
-    let first = store.decide(&[heavy]).await?[0];
-    assert!(first.blocked_for.is_some_and(|left| left <= Duration::from_millis(400)), "{first:?}");
+    let (refusal, wait) = refused(verdict(&store, &weighing(2, once.clone())).await).unwrap();
+    assert_eq!((refusal, wait), (Refusal::BlockBegins, Duration::MAX));
     let mut ends = Vec::new();
     eventually(PATIENCE, "the client is let in again", async || {
-        let verdict = store.decide(std::slice::from_ref(&blocking)).await?[0];
-        ends.extend(verdict.blocked_for.map(|left| begun.elapsed() + left));
-        anyhow::ensure!(verdict.allowed, "{verdict:?}");
+        let verdict = verdict(&store, &once).await;
+        if let Some((refusal, left)) = refused(verdict) {
+            assert_eq!(refusal, Refusal::Blocked);
+            ends.push(begun.elapsed() + left);
+        }
+        anyhow::ensure!(!verdict.is_refused(), "{verdict:?}");
         Ok(())
     })
     .await?;
-    let (earliest, latest) = (ends.iter().min(), ends.iter().max());
-    let spread = latest.zip(earliest).map(|(latest, earliest)| *latest - *earliest);
-    assert!(spread.is_some_and(|spread| spread < Duration::from_millis(200)), "the end of the block moved: {ends:?}");
+    let spread = ends.iter().max().zip(ends.iter().min()).map(|(latest, earliest)| *latest - *earliest);
+    assert!(spread.is_some_and(|spread| spread < BLOCK / 2), "the end of the block moved: {ends:?}");
     Ok(())
 }
 
 #[tokio::test]
-async fn a_blocked_client_blocks_nobody_else() -> Result {
+async fn a_block_is_begun_by_the_limit_that_was_exceeded_and_by_no_other() -> Result {
     let (_redis, store) = alone().await?;
-    let block_for = Some(Duration::from_secs(60));
-    let own = SharedDemand { block_for, ..hourly("own", 1) };
-    let common = SharedDemand { block_for, ..hourly("common", 1) };
+    let [own, common] = [hourly("own", 1), hourly("common", 9)].map(|demand| blocking(Duration::from_secs(60), demand));
     assert!(passes(&store, &own).await && passes(&store, &common).await);
-    assert!(!passes(&store, &own).await, "its block begins");
-    let verdicts = store.decide(&[own.clone(), common.clone()]).await?;
-    assert!(verdicts[0].blocked_for.is_some() && verdicts[1].blocked_for.is_none(), "{verdicts:?}");
+    for expected in [Refusal::BlockBegins, Refusal::Blocked] {
+        let verdicts = store.decide(&[own.clone(), common.clone()]).await?;
+        assert_eq!(refused(verdicts[0]).map(|(refusal, _)| refusal), Some(expected));
+        assert_eq!((verdicts[1].is_refused(), verdicts[1].remaining), (false, 8));
+    }
     Ok(())
 }
 
 #[tokio::test]
 async fn a_client_that_is_let_go_has_a_full_bucket() -> Result {
     let (_redis, store) = alone().await?;
-    let blocking = SharedDemand { block_for: Some(Duration::from_secs(60)), ..hourly("a", 2) };
-    while passes(&store, &blocking).await {}
+    let demand = blocking(Duration::from_secs(60), hourly("a", 2));
+    while passes(&store, &demand).await {}
     assert_eq!(store.unblock(&[bucket("a"), bucket("nobody")]).await?, 1);
-    let verdict = store.decide(&[blocking]).await?[0];
-    assert_eq!((verdict.allowed, verdict.remaining), (true, 1));
+    let verdict = verdict(&store, &demand).await;
+    assert_eq!((verdict.outcome, verdict.remaining), (Outcome::Allowed, 1));
     Ok(())
 }
 
@@ -113,22 +119,21 @@ async fn a_bucket_is_kept_until_it_is_full_and_no_longer() -> Result {
         Ok(())
     })
     .await?;
-    assert_eq!(store.decide(std::slice::from_ref(&demand)).await?[0].remaining, 4);
+    assert_eq!(verdict(&store, &demand).await.remaining, 4);
     Ok(())
 }
 
 #[tokio::test]
 async fn a_changed_rate_keeps_what_was_left_and_hands_out_nothing() -> Result {
     let (_redis, store) = alone().await?;
-    let rate = |burst, per_ms| SharedDemand { cost: 0, ..demand("a", (1, per_ms, burst)) };
-    let left = async |burst, per_ms| store.decide(&[rate(burst, per_ms)]).await.map(|verdicts| verdicts[0].remaining);
+    let left = async |burst, per_ms| verdict(&store, &weighing(0, demand("a", (1, per_ms, burst)))).await.remaining;
     for _ in 0..7 {
         assert!(passes(&store, &hourly("a", 10)).await);
     }
-    assert_eq!(left(100, 1_000_000).await?, 3);
+    assert_eq!(left(100, 1_000_000).await, 3);
     assert!(passes(&store, &hourly("a", 2)).await, "two of the three are kept, one of them is spent");
     // Rounding is against the client: of the one that is left a hair may be missing.
-    assert!(left(1_000_000, 3_600_000).await? <= 1);
+    assert!(left(1_000, 3_600_000).await <= 1);
     Ok(())
 }
 
@@ -142,7 +147,7 @@ async fn two_rates_that_take_turns_neither_hand_out_nor_eat_up() -> Result {
     for _ in 0..50 {
         assert!(passes(&store, &other).await && passes(&store, &one).await);
     }
-    let verdict = store.decide(&[SharedDemand { cost: 0, ..one }]).await?[0];
+    let verdict = verdict(&store, &weighing(0, one)).await;
     assert!((799..=800).contains(&verdict.remaining), "{verdict:?}");
     Ok(())
 }
@@ -150,17 +155,16 @@ async fn two_rates_that_take_turns_neither_hand_out_nor_eat_up() -> Result {
 #[tokio::test]
 async fn a_clock_that_was_set_back_costs_no_more_than_an_empty_bucket() -> Result {
     let (redis, store) = alone().await?;
-    let demand = SharedDemand { block_for: Some(Duration::from_secs(60)), ..hourly("a", 2) };
+    let demand = blocking(Duration::from_secs(60), hourly("a", 2));
     // A bucket and a block as of a store whose clock stood a year ahead.
-    let year_ahead_us = redis.command(&["time"]).await?.lines().next().map_or(0, |time| time.parse().unwrap_or(0))
-        * 1_000_000_u64
-        + 31_536_000_000_000;
+    let now_s: u64 = redis.command(&["time"]).await?.lines().next().map_or(Ok(0), str::parse)?;
+    let year_ahead_us = (now_s + 31_536_000) * 1_000_000;
     let text = format!("{year_ahead_us} 0 1 3600000000 2 {year_ahead_us}");
     redis.command(&["set", bucket("a").as_str(), &text]).await?;
-    let verdict = store.decide(std::slice::from_ref(&demand)).await?[0];
-    assert_eq!((verdict.allowed, verdict.remaining), (false, 0));
-    assert!(verdict.blocked_for.is_some_and(|left| left <= Duration::from_secs(60)), "{verdict:?}");
-    assert!(verdict.reset <= Duration::from_secs(7_200), "{verdict:?}");
+    let verdict = verdict(&store, &demand).await;
+    let (refusal, wait) = refused(verdict).unwrap();
+    assert_eq!((refusal, verdict.remaining), (Refusal::Blocked, 0));
+    assert!(wait <= Duration::from_secs(3_600) && verdict.reset_after <= Duration::from_secs(7_200), "{verdict:?}");
     Ok(())
 }
 
@@ -186,7 +190,7 @@ async fn a_server_that_forgot_the_script_is_sent_it_again() -> Result {
     let (redis, store) = alone().await?;
     assert!(passes(&store, &hourly("a", 5)).await);
     redis.command(&["script", "flush"]).await?;
-    assert_eq!(store.decide(&[hourly("a", 5)]).await?[0].remaining, 3);
+    assert_eq!(verdict(&store, &hourly("a", 5)).await.remaining, 3);
     Ok(())
 }
 
@@ -205,7 +209,7 @@ async fn an_eviction_policy_that_drops_buckets_is_told_of_and_used_all_the_same(
 async fn no_decision_is_over_nothing_or_over_more_limits_than_a_policy_has() -> Result {
     let store = SharedStore::start();
     assert_eq!(store.decide(&[]).await.unwrap_err().reason(), "Demands");
-    let many: Vec<SharedDemand> = (0..=MAX_DEMANDS).map(|number| hourly(&number.to_string(), 1)).collect();
+    let many: Vec<SharedDemand> = (0..=MAX_LIMITS).map(|number| hourly(&number.to_string(), 1)).collect();
     assert_eq!(store.decide(&many).await.unwrap_err().reason(), "Demands");
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The script beside a reference that counts tokens, in whole numbers, by the times that the store itself gave.
 //!
-//! The reference is written the other way round on purpose: it refills a bucket, where the script moves a moment.
+//! It must not share arithmetic with what it checks: the reference is written the other way round
+//! on purpose, and refills a bucket, where the script moves a moment.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,35 +35,33 @@ struct Step {
 }
 
 impl Reference {
-    /// 0 allowed, 1 beyond, 2 blocked, with what is left in whole requests, for each demand.
+    /// 0 allowed, 1 beyond, 2 blocked, 3 blocked from now on, with what is left in whole requests, for each demand.
     fn decide(&mut self, demands: &[SharedDemand], now_us: u64) -> Vec<(i64, u128)> {
         let mut states: Vec<(i64, Tokens)> = demands.iter().map(|demand| self.check(demand, now_us)).collect();
         let all = states.iter().all(|(state, _)| *state == 0);
-        let any_blocked = states.iter().any(|(state, _)| *state == 2);
         for (demand, (state, tokens)) in demands.iter().zip(&mut states) {
-            let per_us = u128::from(demand.rate.per_ms) * 1_000;
             if all {
-                tokens.units -= u128::from(demand.cost) * per_us;
-            } else if let (1, false, Some(block)) = (*state, any_blocked, demand.block_for) {
-                (*state, tokens.blocked_until_us) = (2, now_us + u64::try_from(block.as_micros()).unwrap());
+                tokens.units -= u128::from(demand.ask.cost) * demand.ask.rate.per().as_micros();
+            } else if let (1, Exceed::Block(time)) = (*state, demand.ask.exceed) {
+                (*state, tokens.blocked_until_us) = (3, now_us + u64::try_from(time.as_micros()).unwrap());
             }
             self.buckets.insert(demand.bucket.clone(), *tokens);
         }
-        let left = |demand: &SharedDemand, tokens: Tokens| tokens.units / (u128::from(demand.rate.per_ms) * 1_000);
+        let left = |demand: &SharedDemand, tokens: Tokens| tokens.units / demand.ask.rate.per().as_micros();
         demands.iter().zip(states).map(|(demand, (state, tokens))| (state, left(demand, tokens))).collect()
     }
 
     fn check(&self, demand: &SharedDemand, now_us: u64) -> (i64, Tokens) {
-        let Rate { requests, per_ms, burst } = demand.rate;
-        let per_us = u128::from(per_ms) * 1_000;
-        let full = u128::from(burst) * per_us;
+        let Ask { rate, cost, .. } = demand.ask;
+        let per_us = rate.per().as_micros();
+        let full = u128::from(rate.burst()) * per_us;
         let before = self.buckets.get(&demand.bucket).copied();
         let before = before.unwrap_or(Tokens { units: full, at_us: now_us, blocked_until_us: 0 });
-        let refilled = before.units + u128::from(now_us - before.at_us) * u128::from(requests);
+        let refilled = before.units + u128::from(now_us - before.at_us) * u128::from(rate.requests());
         let tokens = Tokens { units: refilled.min(full), at_us: now_us, ..before };
         let state = match () {
             () if tokens.blocked_until_us > now_us => 2,
-            () if tokens.units < u128::from(demand.cost) * per_us => 1,
+            () if tokens.units < u128::from(cost) * per_us => 1,
             () => 0,
         };
         (state, tokens)
@@ -70,14 +69,8 @@ impl Reference {
 }
 
 /// Rates at which something is refilled between any two steps, or hardly ever, with periods that no number of requests divides.
-const RATES: [(u32, u64, u32, u64); 6] = [
-    (3, 1, 4, 0),
-    (7, 1_000, 3, 0),
-    (999_983, 1_000, 50, 0),
-    (1_000, 7, 2, 3),
-    (11, 13, 5, 40),
-    (1, 86_400_000, 6, 0),
-];
+const RATES: [(u32, u64, u32, u64); 6] =
+    [(3, 1, 4, 0), (7, 1_000, 3, 0), (999_983, 1_000, 50, 0), (1_000, 7, 2, 3), (11, 13, 5, 40), (1, 86_400_000, 6, 0)];
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let demands = proptest::collection::vec((0..RATES.len(), 0_u32..4), 1..4);
@@ -100,9 +93,8 @@ fn demands_of(step: &Step, case: u64) -> Vec<SharedDemand> {
     let mut demands: Vec<SharedDemand> = Vec::new();
     for (number, cost) in &step.demands {
         let (requests, per_ms, burst, block_ms) = RATES[*number];
-        let block_for = (block_ms > 0).then(|| Duration::from_millis(block_ms));
-        let limit = demand(&format!("{case}-{number}"), (requests, per_ms, burst));
-        let demand = SharedDemand { cost: *cost, block_for, ..limit };
+        let limit = weighing(*cost, demand(&format!("{case}-{number}"), (requests, per_ms, burst)));
+        let demand = if block_ms > 0 { blocking(Duration::from_millis(block_ms), limit) } else { limit };
         // A policy's limits are buckets of their own.
         if demands.iter().all(|other| other.bucket != demand.bucket) {
             demands.push(demand);
@@ -133,8 +125,11 @@ fn every_decision_is_that_of_the_reference() {
             let now_us = u64::try_from(answer[0]).unwrap();
             let expected = reference.decide(&demands, now_us);
             let verdicts = Decision::new(&demands).unwrap().read(&answer).unwrap();
-            let decided: Vec<(i64, u128)> =
-                answer[1..].chunks(4).zip(verdicts).map(|(numbers, verdict)| (numbers[0], verdict.remaining.into())).collect();
+            let decided: Vec<(i64, u128)> = answer[1..]
+                .chunks(4)
+                .zip(verdicts)
+                .map(|(numbers, verdict)| (numbers[0], verdict.remaining.into()))
+                .collect();
             prop_assert_eq!(decided, expected, "{:?} at {}", demands, now_us);
         }
         Ok(())
