@@ -14,13 +14,34 @@ pub(super) struct Bucket {
     /// When it is full (again), where nothing more is spent: the theoretical arrival time. In the past it also says for
     /// how long it has been full, which a larger bucket would have filled with.
     full_at: u64,
-    /// When it was last full as something was spent. What is given back counts only if it was spent since then: a bucket
-    /// that has been full meanwhile has made up for it already.
-    period: u64,
+    /// When something was spent last.
+    spent_at: u64,
+    /// All that was ever spent, in nanoseconds of filling; from a number of its own on, and wrapping.
+    spent: u64,
     interval: u64,
     burst: u32,
+    /// What those weigh that wait. It is spent when each of them has its turn, and nobody else may have it until then.
+    ahead: u32,
     blocked_until: u64,
 }
+
+/// What a request spent or will spend, to be given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spending {
+    /// It passed.
+    Spent {
+        /// In nanoseconds of filling.
+        weight: u64,
+        /// [`Bucket::spent`] after it.
+        spent: u64,
+    },
+    /// It waits, and weighs so much.
+    Ahead(u32),
+}
+
+/// Added to what was spent where earlier spendings must not be given back any more. More than any bucket holds, and odd: no
+/// number of such changes makes an earlier spending look like a late one.
+const VOID: u64 = 0x1d8a_f066_8c1b_3a25;
 
 /// Whether what a request weighs is spent where it passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,12 +53,25 @@ pub(super) enum Intent {
 
 impl Bucket {
     pub(super) fn full(rate: &Rate, now: u64) -> Self {
-        Self { full_at: now, period: now, interval: rate.interval_ns(), burst: rate.burst(), blocked_until: 0 }
+        // Different for each bucket that a key has in turn.
+        let spent = now.wrapping_mul(VOID);
+        let (interval, burst) = (rate.interval_ns(), rate.burst());
+        Self { full_at: now, spent_at: now, spent, interval, burst, ahead: 0, blocked_until: 0 }
+    }
+
+    /// One that is full at `full_at`, but never emptier than empty.
+    pub(super) fn full_at(rate: &Rate, full_at: u64, now: u64) -> Self {
+        let latest = now.saturating_add(in_ns(rate.fill()));
+        Self { full_at: full_at.min(latest), ..Self::full(rate, now) }
+    }
+
+    pub(super) fn interval(&self) -> u64 {
+        self.interval
     }
 
     /// From when on it says nothing of the past, so that forgetting it loses nothing.
     pub(super) fn settled_at(&self) -> u64 {
-        self.full_at.max(self.blocked_until)
+        self.full_then().max(self.blocked_until)
     }
 
     pub(super) fn blocked_until(&self) -> u64 {
@@ -48,7 +82,7 @@ impl Bucket {
     pub(super) fn remaining(&self, now: u64) -> u32 {
         let fill = self.interval * u64::from(self.burst);
         // At most the burst, which is a u32.
-        u32::try_from(fill.saturating_sub(self.full_at.saturating_sub(now)) / self.interval).unwrap_or(self.burst)
+        u32::try_from(fill.saturating_sub(self.full_then().saturating_sub(now)) / self.interval).unwrap_or(self.burst)
     }
 
     /// How long a request takes to be refilled, in nanoseconds; at the slower rate where its own is another than the bucket's.
@@ -61,9 +95,28 @@ impl Bucket {
         self.blocked_until > now
     }
 
-    /// Names what is spent now, for [`Bucket::give_back`].
-    pub(super) fn period(&self) -> u64 {
-        self.period
+    /// Names what was just spent, for [`Bucket::give_back`].
+    #[inline]
+    pub(super) fn spending(&self, ask: &Ask, verdict: &Verdict) -> Option<Spending> {
+        match verdict.outcome {
+            Outcome::Allowed => Some(Spending::Spent { weight: self.weight(ask), spent: self.spent }),
+            Outcome::Delayed { .. } => Some(Spending::Ahead(ask.cost)),
+            Outcome::Refused { .. } => None,
+        }
+    }
+
+    /// Spends what one that waited weighs: its turn has come.
+    pub(super) fn settle(&mut self, spending: Spending, now: u64) {
+        if let Spending::Ahead(cost) = spending {
+            self.ahead = self.ahead.saturating_sub(cost);
+            self.spend(self.interval.saturating_mul(cost.into()), now);
+        }
+    }
+
+    /// When it is full, where those that wait have passed and nothing more is spent.
+    #[inline]
+    fn full_then(&self) -> u64 {
+        self.full_at.saturating_add(self.interval.saturating_mul(self.ahead.into()))
     }
 
     pub(super) fn block(&mut self, until: u64) {
@@ -72,14 +125,28 @@ impl Bucket {
 
     /// Full at once, and not blocked.
     pub(super) fn fill(&mut self, now: u64) {
-        (self.full_at, self.period, self.blocked_until) = (now, now, 0);
+        (self.full_at, self.ahead, self.blocked_until) = (now, 0, 0);
+        self.void(now);
     }
 
-    /// Undoes what was spent in `period`. Exact while the bucket has not been full since; afterwards nothing is owed.
-    pub(super) fn give_back(&mut self, period: u64, weight: u64) {
-        if period == self.period {
-            self.full_at = self.full_at.saturating_sub(weight);
+    /// Undoes what was spent, as far as it is certain. Without it the bucket might have been full when something was spent
+    /// later, and would have lost what it was refilled with by then: so what was spent later counts as if it all had been
+    /// spent last, from a full bucket. Where nothing was spent since, that is exact; so it is for one that waited.
+    pub(super) fn give_back(&mut self, spending: Spending) {
+        let (weight, spent) = match spending {
+            Spending::Spent { weight, spent } => (weight, spent),
+            Spending::Ahead(cost) => {
+                self.ahead = self.ahead.saturating_sub(cost);
+                return;
+            }
+        };
+        let since = self.spent.wrapping_sub(spent);
+        if since == 0 {
+            // The last one: it leaves no trace in what is said of those before it.
+            self.spent = self.spent.wrapping_sub(weight);
         }
+        let least = self.spent_at.saturating_add(since).min(self.full_at);
+        self.full_at = self.full_at.saturating_sub(weight).max(least);
     }
 
     /// Takes another rate: it holds as many requests as before, but never more than it can. Debts stay debts.
@@ -93,7 +160,13 @@ impl Bucket {
         let new_level = (level * i128::from(rate.interval_ns())).div_euclid(i128::from(self.interval)).min(new_fill);
         let missing = u64::try_from(new_fill - new_level).unwrap_or(u64::MAX);
         self.full_at = now.saturating_add(missing.min(2 * in_ns(MAX_FILL)));
-        (self.period, self.interval, self.burst) = (now, rate.interval_ns(), rate.burst());
+        (self.interval, self.burst) = (rate.interval_ns(), rate.burst());
+        self.void(now);
+    }
+
+    /// Nothing that was spent before is given back from now on.
+    fn void(&mut self, now: u64) {
+        (self.spent_at, self.spent) = (now, self.spent.wrapping_add(VOID));
     }
 
     /// Decides on one request at `now`.
@@ -101,14 +174,26 @@ impl Bucket {
     pub(super) fn ask(&mut self, ask: &Ask, intent: Intent, now: u64) -> Verdict {
         self.adopt(&ask.rate, now);
         let fill = in_ns(ask.rate.fill());
-        let full_then = self.full_at.max(now).saturating_add(self.weight(ask));
+        self.lapse(now);
+        let weight = self.weight(ask);
+        let full_then = self.full_then().max(now).saturating_add(weight);
         let missing = full_then.saturating_sub(now.saturating_add(fill));
         let passes = missing == 0 && !self.is_blocked(now);
         let outcome = if passes { Outcome::Allowed } else { self.beyond(ask, missing, now) };
-        if intent == Intent::Spend && !matches!(outcome, Outcome::Refused { .. }) {
-            self.spend(full_then, now);
+        match outcome {
+            Outcome::Allowed if intent == Intent::Spend => self.spend(weight, now),
+            Outcome::Delayed { .. } if intent == Intent::Spend => self.ahead = self.ahead.saturating_add(ask.cost),
+            Outcome::Allowed | Outcome::Delayed { .. } | Outcome::Refused { .. } => {}
         }
         self.verdict(outcome, now)
+    }
+
+    /// Who waited and neither passed nor left does not count for ever: only until all might have passed, and the bucket be full.
+    #[inline]
+    fn lapse(&mut self, now: u64) {
+        if self.ahead > 0 && self.full_then() <= now {
+            (self.full_at, self.ahead) = (self.full_then(), 0);
+        }
     }
 
     /// Decides on a request of one of many keys that share the bucket, whatever their rates: none of them gets more than its
@@ -123,7 +208,7 @@ impl Bucket {
             return self.verdict(Outcome::Refused { refusal: Refusal::OverLimit, retry_after }, now);
         }
         if intent == Intent::Spend {
-            self.spend(full_then, now);
+            self.spend(self.weight(ask), now);
         }
         self.verdict(Outcome::Allowed, now)
     }
@@ -135,11 +220,9 @@ impl Bucket {
     }
 
     #[inline]
-    fn spend(&mut self, full_then: u64, now: u64) {
-        if self.full_at <= now {
-            self.period = now;
-        }
-        self.full_at = full_then;
+    fn spend(&mut self, weight: u64, now: u64) {
+        self.full_at = self.full_at.max(now).saturating_add(weight);
+        (self.spent_at, self.spent) = (now, self.spent.wrapping_add(weight));
     }
 
     /// What becomes of a request that `missing` nanoseconds of filling keep from passing.
@@ -165,7 +248,7 @@ impl Bucket {
 
     #[inline]
     fn verdict(&self, outcome: Outcome, now: u64) -> Verdict {
-        let reset_after = Duration::from_nanos(self.full_at.saturating_sub(now));
+        let reset_after = Duration::from_nanos(self.full_then().saturating_sub(now));
         Verdict { outcome, remaining: self.remaining(now), reset_after }
     }
 }

@@ -3,14 +3,16 @@
 //! It must not read a clock, and it must never forget a bucket that was spent from and is not full again: whoever could make
 //! it forget would be handed a fresh one. Shards keep threads apart; within one, a lock is held for some tens of nanoseconds.
 
+mod overflow;
 mod shard;
 
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use self::overflow::Overflow;
 use self::shard::Shard;
-use super::bucket::{Bucket, Intent};
+use super::bucket::{Bucket, Intent, Spending};
 use super::digest::{KeyId, KeyPrefix};
 use super::rate::{Rate, in_ns};
 use super::verdict::{Ask, Exceed, Verdict};
@@ -39,9 +41,7 @@ pub struct Buckets {
 #[must_use = "what is not given back stays spent"]
 pub struct Reservation {
     key: KeyId,
-    /// In nanoseconds of filling.
-    weight: u64,
-    period: u64,
+    spending: Spending,
     source: Source,
 }
 
@@ -59,13 +59,6 @@ pub enum Source {
 #[repr(align(128))]
 struct Padded(Mutex<Shard>);
 
-/// The bucket of keys without a place. It has the rule's own rate, whatever the rates of its keys are.
-#[derive(Debug)]
-struct Overflow {
-    latest: u64,
-    bucket: Bucket,
-}
-
 /// Makes it impossible to choose keys that meet in the table.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seeds([u64; 2]);
@@ -82,7 +75,7 @@ impl Buckets {
             origin: now,
             seeds,
             shards: (0..shards).map(|shard| Padded(Mutex::new(Shard::new(places_of(shard), seeds)))).collect(),
-            overflow: Mutex::new(Overflow { latest: 0, bucket: Bucket::full(&rate, 0) }),
+            overflow: Mutex::new(Overflow::new(&rate)),
         }
     }
 
@@ -97,16 +90,25 @@ impl Buckets {
         self.ask((key, Intent::Look), ask, now).0
     }
 
-    /// Undoes a reservation of this table. It gives back nothing where the bucket has been full since, because refilling
-    /// has made up for it: giving back can refuse too much for a moment, never allow too much.
+    /// Undoes a reservation of this table: exactly where nothing was spent from the bucket since, else as far as it is certain.
+    /// Giving back can refuse too much for a moment, never allow too much.
     pub fn give_back(&self, reservation: Reservation) {
-        let Reservation { key, weight, period, source } = reservation;
+        let Reservation { key, spending, source } = reservation;
         match source {
             Source::Own => {
                 let hash = self.seeds.hash(key);
-                self.shard(hash).lock().lower((key, hash), |bucket| bucket.give_back(period, weight));
+                self.shard(hash).lock().lower((key, hash), |bucket| bucket.give_back(spending));
             }
-            Source::Overflow => self.overflow.lock().bucket.give_back(period, weight),
+            Source::Overflow => self.overflow.lock().give_back(spending),
+        }
+    }
+
+    /// Spends what one that waited had reserved: its turn has come. Nothing is left to do for a reservation of one that passed at once.
+    pub fn settle(&self, reservation: Reservation, now: Instant) {
+        let Reservation { key, spending, source } = reservation;
+        if source == Source::Own {
+            let (hash, now) = (self.seeds.hash(key), self.since(now));
+            self.shard(hash).lock().settle((key, hash), spending, now);
         }
     }
 
@@ -115,7 +117,11 @@ impl Buckets {
         let (until, now, hash) = (self.since(until), self.since(now), self.seeds.hash(key));
         let mut shard = self.shard(hash).lock();
         let now = shard.at(now);
-        shard.block((key, hash), (rate, until), now);
+        let full_at = || self.overflow.lock().full_at(hash, now);
+        if let Some(bucket) = shard.bucket((key, hash), (rate, full_at), now) {
+            bucket.block(until);
+            shard.note_block(until);
+        }
     }
 
     /// Fills the buckets of the client that a person named and ends its blocks; how many there were.
@@ -131,9 +137,7 @@ impl Buckets {
         for shard in &self.shards {
             shard.0.lock().set_rates(&rate_of, now);
         }
-        let mut overflow = self.overflow.lock();
-        let now = overflow.at(now);
-        overflow.bucket.adopt(&rule, now);
+        self.overflow.lock().adopt(&rule, now);
     }
 
     /// Forgets the buckets that are full, which loses nothing. To be called now and then, so that memory follows the clients.
@@ -188,17 +192,20 @@ impl Buckets {
         let hash = self.seeds.hash(key);
         let mut shard = self.shard(hash).lock();
         let now = shard.at(now);
-        let Some(bucket) = shard.bucket((key, hash), &ask.rate, now) else {
-            drop(shard);
-            return self.overflow.lock().ask((key, intent), ask, now);
+        let full_at = || self.overflow.lock().full_at(hash, now);
+        let Some(bucket) = shard.bucket((key, hash), (&ask.rate, full_at), now) else {
+            // With the shard's lock held, or the key might be given a bucket that knows nothing of this.
+            let (verdict, spent) = self.overflow.lock().ask(hash, (ask, intent), now);
+            let reservation = |spending| Reservation { key, spending, source: Source::Overflow };
+            return (verdict, spent.map(reservation));
         };
         let verdict = bucket.ask(ask, intent, now);
-        let spent = intent == Intent::Spend && !verdict.is_refused();
-        let (weight, period, blocked_until) = (bucket.weight(ask), bucket.period(), bucket.blocked_until());
+        let (spending, blocked_until) = (bucket.spending(ask, &verdict), bucket.blocked_until());
         if blocked_until > now {
             shard.note_block(blocked_until);
         }
-        (verdict, spent.then_some(Reservation { key, weight, period, source: Source::Own }))
+        let spending = spending.filter(|_| intent == Intent::Spend);
+        (verdict, spending.map(|spending| Reservation { key, spending, source: Source::Own }))
     }
 
     /// What a request that weighs nothing finds: it takes no place.
@@ -232,24 +239,6 @@ impl Reservation {
     #[must_use]
     pub const fn key(&self) -> KeyId {
         self.key
-    }
-}
-
-impl Overflow {
-    /// Decides for a key without a place. Where its own rate is the slower one it counts, so that no key ever gets more than
-    /// its own: it spends as much time of this bucket as it would of its own, and never reaches deeper. Nobody waits here
-    /// and nobody is blocked, because one client's deeds are not another's.
-    fn ask(&mut self, key: (KeyId, Intent), ask: &Ask, now: u64) -> (Verdict, Option<Reservation>) {
-        let ((key, intent), now) = (key, self.at(now));
-        let verdict = self.bucket.ask_shared(ask, intent, now);
-        let spent = intent == Intent::Spend && !verdict.is_refused();
-        let (weight, period) = (self.bucket.weight(ask), self.bucket.period());
-        (verdict, spent.then_some(Reservation { key, weight, period, source: Source::Overflow }))
-    }
-
-    fn at(&mut self, now: u64) -> u64 {
-        self.latest = self.latest.max(now);
-        self.latest
     }
 }
 

@@ -73,7 +73,16 @@ impl Decision {
         }
     }
 
-    /// What it spent, in the order of the demands.
+    /// Spends what it reserved while it waited: its turn has come.
+    pub fn settle(self, demands: &[Demand<'_>], now: Instant) {
+        for (demand, reservation) in demands.iter().zip(self.reservations) {
+            if let Some(reservation) = reservation {
+                demand.buckets.settle(reservation, now);
+            }
+        }
+    }
+
+    /// What it spent, in the order of the demands. That of a limit for which it waits is spent by [`Buckets::settle`] only.
     pub fn into_reservations(self) -> Vec<Option<Reservation>> {
         self.reservations
     }

@@ -76,7 +76,7 @@ impl Rate {
         in_range("per", per_ms, in_ms(MAX_PERIOD))?;
         in_range("burst", burst.into(), MAX_BURST.into())?;
         let interval = in_ns(per).div_ceil(requests.into());
-        if interval < in_ns(MIN_INTERVAL) {
+        if in_ns(per) / u64::from(requests) < in_ns(MIN_INTERVAL) {
             return Err(RateError::TooFast { requests, per_ms });
         }
         // At most 31 days x a million, in nanoseconds: more than 64 bits hold.

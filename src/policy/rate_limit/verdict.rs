@@ -46,7 +46,7 @@ pub struct Verdict {
 pub enum Outcome {
     /// It does, and its weight is spent.
     Allowed,
-    /// It does once it has waited; its weight is spent already.
+    /// It does once it has waited. Its weight is kept for it, to be spent when its turn comes, or to be given back.
     Delayed {
         /// How long, at most the delay that was asked for.
         wait: Duration,

@@ -1,6 +1,6 @@
 //! Who waits for a limit, and whose turn it is.
 //!
-//! It must not spend: who waits has a reservation already, which says when the last of its bucket's waiters passes. Here is
+//! It must not spend: who waits has a reservation, which says when the last of its bucket's waiters passes. Here is
 //! decided only who takes which turn: the higher priority first, but of ten turns one is for the client's request that has waited
 //! longest among the others, and of ten places one is theirs, so that nobody starves. Nobody waits longer than the longest delay.
 
@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use self::line::{Line, Waiter};
 use super::digest::KeyId;
+use super::rate::Rate;
 
 /// The most that may be asked to wait at once for one limit in one proxy.
 pub const MAX_QUEUED: u32 = 10_000;
@@ -39,8 +40,8 @@ pub struct Entry {
     pub key: KeyId,
     /// What it weighs.
     pub cost: u32,
-    /// The time that a request of weight 1 takes to be refilled.
-    pub interval: Duration,
+    /// The bucket's rate.
+    pub rate: Rate,
     /// How long its reservation makes it wait.
     pub wait: Duration,
     /// The longest it may wait.
@@ -59,7 +60,7 @@ pub struct Place {
 /// What became of one that waited.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Turn<W> {
-    /// It passes now.
+    /// It passes now, and what it reserved must be spent ([`super::Buckets::settle`]).
     Passes(W),
     /// It has waited as long as it may, since others went first: it is refused, and what it spent must be given back.
     Overdue(W),
@@ -105,14 +106,16 @@ impl<W> Waiting<W> {
         Ok(Place { key: entry.key, number })
     }
 
-    /// The one that must go so that a request of this client and priority may wait, where the bucket or the places are used up: the
-    /// last of the lowest priority below its own, or the last of the highest where the others have less than their share. What it
-    /// spent must be given back; then the request may ask again.
-    pub fn displace(&self, key: KeyId, priority: u8) -> Option<W> {
+    /// Lets a request wait in the place of another of its client, where the bucket or the places are used up: of the last of the
+    /// lowest priority below its own, or of the last of the highest where the others have less than their share.
+    /// `hand_over` takes the reservation from the one that goes and makes what stands for the one that comes; the bucket is not asked, because
+    /// nothing more is spent. The one that goes is refused; none goes that weighs less than the one that comes.
+    pub fn displace(&self, entry: &Entry, now: Instant, hand_over: impl FnOnce(&mut W) -> W) -> Option<(Place, W)> {
         let mut state = self.state.lock();
-        let out = state.on_line(key, |line| line.displace(priority.min(MAX_PRIORITY)))?;
-        state.waiting -= 1;
-        Some(out)
+        let number = state.next;
+        state.next += 1;
+        let gone = state.on_line(entry.key, |line| line.displace(entry, (number, now), hand_over))?;
+        Some((Place { key: entry.key, number }, gone))
     }
 
     /// Takes out one whose client left; none where it had its turn.

@@ -5,7 +5,7 @@
 
 use hashbrown::HashTable;
 
-use super::super::bucket::Bucket;
+use super::super::bucket::{Bucket, Spending};
 use super::super::digest::{KeyId, KeyPrefix};
 use super::super::rate::Rate;
 use super::Seeds;
@@ -71,23 +71,20 @@ impl Shard {
         self.find(key).map(|slot| &self.slots[slot].bucket)
     }
 
-    /// The key's bucket: the one it has, or a full one in a free place, or in the place of the bucket that has been full for
+    /// The key's bucket: the one it has, or a new one in a free place, or in the place of the bucket that has been full for
     /// longest. None where every place holds one that was spent from, or whose client is refused for a time.
     #[inline]
-    pub(super) fn bucket(&mut self, key: Hashed, rate: &Rate, now: u64) -> Option<&mut Bucket> {
+    pub(super) fn bucket(
+        &mut self,
+        key: Hashed,
+        (rate, full_at): (&Rate, impl FnOnce() -> u64),
+        now: u64,
+    ) -> Option<&mut Bucket> {
         let slot = match self.find(key) {
             Some(slot) => slot,
-            None => self.place(key, Bucket::full(rate, now), now)?,
+            None => self.place(key, (rate, full_at), now)?,
         };
         Some(&mut self.slots[slot].bucket)
-    }
-
-    /// Refuses a key's requests until then.
-    pub(super) fn block(&mut self, key: Hashed, (rate, until): (&Rate, u64), now: u64) {
-        if let Some(bucket) = self.bucket(key, rate, now) {
-            bucket.block(until);
-            self.latest_block = self.latest_block.max(until);
-        }
     }
 
     /// Notes that somebody may be blocked until then.
@@ -106,6 +103,13 @@ impl Shard {
     pub(super) fn lower(&mut self, key: Hashed, change: impl FnOnce(&mut Bucket)) {
         if let Some(slot) = self.find(key) {
             self.lower_slot(slot, change);
+        }
+    }
+
+    pub(super) fn settle(&mut self, key: Hashed, spending: Spending, now: u64) {
+        let now = self.at(now);
+        if let Some(slot) = self.find(key) {
+            self.slots[slot].bucket.settle(spending, now);
         }
     }
 
@@ -149,12 +153,13 @@ impl Shard {
     }
 
     #[cold]
-    fn place(&mut self, key: Hashed, bucket: Bucket, now: u64) -> Option<usize> {
+    fn place(&mut self, key: Hashed, new: (&Rate, impl FnOnce() -> u64), now: u64) -> Option<usize> {
         if self.slots.len() >= self.most {
             let slot = self.settled(now)?;
             self.remove(slot);
         }
-        Some(self.insert(key, bucket))
+        let (rate, full_at) = new;
+        Some(self.insert(key, Bucket::full_at(rate, full_at(), now)))
     }
 
     /// The bucket that has been settled for longest, if one is. A bucket is settled no earlier than it is listed, so that the

@@ -14,6 +14,8 @@ pub(super) struct Line<W> {
     /// When all of them may have passed.
     end: Option<Instant>,
     interval: Duration,
+    /// How long an empty bucket takes to fill.
+    fill: Duration,
     /// Turns since one was for those of lower priority.
     passed_over: u32,
 }
@@ -30,7 +32,7 @@ pub(super) struct Waiter<W> {
 
 impl<W> Default for Line<W> {
     fn default() -> Self {
-        Self { waiters: Vec::new(), end: None, interval: Duration::ZERO, passed_over: 0 }
+        Self { waiters: Vec::new(), end: None, interval: Duration::ZERO, fill: Duration::ZERO, passed_over: 0 }
     }
 }
 
@@ -44,20 +46,24 @@ impl<W> Waiter<W> {
 impl<W> Line<W> {
     pub(super) fn enter(&mut self, waiter: Waiter<W>, (entry, now): (&Entry, Instant)) -> Option<()> {
         self.waiters.push(waiter);
-        self.interval = entry.interval;
+        (self.interval, self.fill) = (entry.rate.interval(), entry.rate.fill());
         self.end = now.checked_add(entry.wait).or(self.end);
         Some(())
     }
 
-    pub(super) fn displace(&mut self, priority: u8) -> Option<W> {
-        let below = |priority: u8| self.waiters.iter().filter(|waiter| waiter.priority < priority).count();
-        let goes = if below(priority) > self.share() {
-            self.lowest()
-        } else {
-            self.top().filter(|top| *top > priority && below(*top) < self.share())
-        }?;
-        let last = self.waiters.iter().rposition(|waiter| waiter.priority == goes)?;
-        Some(self.take(last).waiter)
+    pub(super) fn displace(
+        &mut self,
+        entry: &Entry,
+        (number, now): (u64, Instant),
+        hand_over: impl FnOnce(&mut W) -> W,
+    ) -> Option<W> {
+        let goes = self.must_go(entry.priority.min(MAX_PRIORITY))?;
+        let last = self.waiters.iter().rposition(|waiter| waiter.priority == goes && waiter.cost >= entry.cost)?;
+        let Waiter { cost, waiter: mut gone, .. } = self.waiters.remove(last);
+        // It weighs what its reservation weighs, which may be more than it needs.
+        let comes = Entry { cost, ..*entry };
+        self.waiters.push(Waiter::new(&comes, (number, hand_over(&mut gone)), now));
+        Some(gone)
     }
 
     pub(super) fn leave(&mut self, number: u64) -> Option<W> {
@@ -71,12 +77,21 @@ impl<W> Line<W> {
         while let Some(next) = self.next().filter(|next| self.turn_of(*next).is_some_and(|turn| turn <= now)) {
             let lower = self.waiters.iter().any(|waiter| waiter.priority < self.waiters[next].priority);
             self.passed_over = if lower { self.passed_over + 1 } else { 0 };
+            self.make_up_for(next, now);
             turns.push(Turn::Passes(self.waiters.remove(next).waiter));
         }
         while let Some(late) = self.waiters.iter().position(|waiter| waiter.deadline < now) {
             turns.push(Turn::Overdue(self.take(late).waiter));
         }
         turns.len() > before
+    }
+
+    /// Puts off all turns by what the bucket lost because this one came late: while it was full, nothing was refilled.
+    fn make_up_for(&mut self, waiter: usize, now: Instant) {
+        let spare = self.fill.saturating_sub(self.interval.saturating_mul(self.waiters[waiter].cost));
+        let late = self.turn_of(waiter).map(|turn| now.saturating_duration_since(turn)).unwrap_or_default();
+        let lost = late.saturating_sub(spare);
+        self.end = self.end.map(|end| end.checked_add(lost).unwrap_or(end));
     }
 
     /// The next turn, or the moment after the first deadline.
@@ -114,6 +129,15 @@ impl<W> Line<W> {
         // Where that is before time began, it may pass at once.
         let end = self.end?;
         Some(self.interval.checked_mul(others).and_then(|before| end.checked_sub(before)).unwrap_or(end))
+    }
+
+    /// The priority of which one must go for one of this priority, if one must.
+    fn must_go(&self, priority: u8) -> Option<u8> {
+        let below = |priority: u8| self.waiters.iter().filter(|waiter| waiter.priority < priority).count();
+        if below(priority) > self.share() {
+            return self.lowest();
+        }
+        self.top().filter(|top| *top > priority && below(*top) < self.share())
     }
 
     /// How many places those of lower priority have for sure.
