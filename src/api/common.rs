@@ -65,7 +65,7 @@ pub enum Mode {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.path) || size(self.methods) > 0 || size(self.headers) > 0")
-    .message("set at least one of methods, path or headers; requests that no rule takes go to the policy's own breaker"))]
+    .message("set at least one of methods, path and headers"))]
 pub struct RequestMatch {
     /// One of these methods. Default: any. Example: [GET, HEAD].
     #[serde(default)]

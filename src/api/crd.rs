@@ -9,17 +9,24 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 use kube::core::CustomResourceExt;
 
 use crate::circuit_breaker::CircuitBreakerPolicy;
+use crate::rate_limit::RateLimit;
 
 /// Every resource's definition, in the order of their names.
 #[must_use]
 pub fn all() -> Vec<CustomResourceDefinition> {
-    vec![circuit_breaker_policy()]
+    vec![circuit_breaker_policy(), rate_limit()]
 }
 
 /// The definition of CircuitBreakerPolicy.
 #[must_use]
 pub fn circuit_breaker_policy() -> CustomResourceDefinition {
     tidied(CircuitBreakerPolicy::crd())
+}
+
+/// The definition of RateLimit.
+#[must_use]
+pub fn rate_limit() -> CustomResourceDefinition {
+    tidied(RateLimit::crd())
 }
 
 /// The schema that objects of a definition's first version are held to.

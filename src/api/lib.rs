@@ -14,9 +14,11 @@ pub mod crd;
 pub mod duration;
 pub mod names;
 pub mod operations;
+pub mod rate_limit;
 mod schemas;
 pub mod status;
 
 pub use circuit_breaker::{CircuitBreakerPolicy, CircuitBreakerPolicySpec};
 pub use duration::Duration;
+pub use rate_limit::{RateLimit, RateLimitSpec, RateLimitStatus};
 pub use status::CircuitBreakerPolicyStatus;

@@ -285,19 +285,22 @@ pub struct Workload {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Applies {
+    /// The policy's kind.
+    #[serde(default = "circuit_breaker_policy")]
+    pub kind: String,
     /// The policy.
     pub policy: Metadata,
     /// Which end of a call enforces it.
     pub side: Side,
     /// Enforce or Shadow.
     pub mode: Mode,
-    /// Service or Endpoint.
-    pub scope: Scope,
+    /// Service or Endpoint, of what has a breaker; Replica, Shared or both, of where limits are counted.
+    pub scope: String,
     /// What is spoken there: Http, Tcp, or Detect where nobody said.
     pub protocol: String,
     /// Which traffic, such as `out to shop/payments:80`.
     pub traffic: String,
-    /// The names of its rules.
+    /// The names of its rules; of a RateLimit those of its limits, each with its rule after a slash where it has one.
     #[serde(default)]
     pub rules: Vec<String>,
 }
@@ -306,12 +309,20 @@ pub struct Applies {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DoesNotApply {
+    /// The policy's kind.
+    #[serde(default = "circuit_breaker_policy")]
+    pub kind: String,
     /// The policy.
     pub policy: Metadata,
     /// Its target.
     pub target: Target,
     /// Why, and where there is one the step that would change it.
     pub why: String,
+}
+
+/// Of whom older operators told.
+fn circuit_breaker_policy() -> String {
+    "CircuitBreakerPolicy".to_owned()
 }
 
 impl CircuitBreakerState {

@@ -51,16 +51,17 @@ fn print(explanation: &Explanation, terminal: &mut Terminal) -> Result<()> {
         writeln!(out, "{} {fix}. With one it would be:", Styled(CARE, "It has no sidecar, so nothing is enforced:"))?;
     }
     writeln!(out, "\n{}", Styled(GOOD, if applies.is_empty() { "No policy applies." } else { "Applies:" }))?;
-    for Applies { policy, side, mode, scope, protocol, traffic, rules } in applies {
-        let rules = if rules.is_empty() { String::new() } else { format!(", rules {}", rules.join(", ")) };
-        let how = format!("side {side:?}, scope {scope:?}, mode {mode:?}, protocol {protocol}{rules}");
-        writeln!(out, "  {}/{}: {traffic} ({how})", policy.namespace, policy.name)?;
+    for Applies { kind, policy, side, mode, scope, protocol, traffic, rules } in applies {
+        let parts = if kind == "RateLimit" { "limits" } else { "rules" };
+        let rules = if rules.is_empty() { String::new() } else { format!(", {parts} {}", rules.join(", ")) };
+        let how = format!("side {side:?}, scope {scope}, mode {mode:?}, protocol {protocol}{rules}");
+        writeln!(out, "  {kind} {}/{}: {traffic} ({how})", policy.namespace, policy.name)?;
     }
     if !does_not_apply.is_empty() {
         writeln!(out, "\n{}", Styled(FAINT, "Does not apply:"))?;
     }
-    for DoesNotApply { policy, target, why } in does_not_apply {
-        writeln!(out, "  {}/{} on {target}: {why}", policy.namespace, policy.name)?;
+    for DoesNotApply { kind, policy, target, why } in does_not_apply {
+        writeln!(out, "  {kind} {}/{} on {target}: {why}", policy.namespace, policy.name)?;
     }
     Ok(())
 }

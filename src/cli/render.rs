@@ -8,7 +8,7 @@ use anyhow::Result;
 use fusebox_compiler::monitoring::MonitoringOptions;
 use fusebox_compiler::snapshot::Prometheus;
 use fusebox_compiler::status::{Completeness, Reports};
-use fusebox_compiler::{Plan, Snapshot, compile, fold, objects};
+use fusebox_compiler::{Plan, PolicyKey, Snapshot, compile, fold, objects};
 use serde_json::json;
 
 use crate::arguments::RenderArguments;
@@ -36,11 +36,11 @@ pub(crate) fn render(arguments: &RenderArguments, terminal: &mut Terminal) -> Re
 /// The policies with the status they have before any proxy reports.
 fn statuses(snapshot: &Snapshot, plan: &Plan, terminal: &mut Terminal) -> Result<()> {
     let reports = Reports { completeness: Completeness::Complete, ..Reports::default() };
-    for (id, policy) in &plan.policies {
+    for (PolicyKey { kind, id }, policy) in &plan.policies {
         let status = fold(policy, &reports, snapshot.now, None);
         let object = json!({
             "apiVersion": "fusebox.dev/v1alpha1",
-            "kind": "CircuitBreakerPolicy",
+            "kind": kind.as_str(),
             "metadata": { "namespace": id.namespace, "name": id.name },
             "status": status,
         });

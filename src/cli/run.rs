@@ -179,8 +179,9 @@ fn announce(proxy: &Proxy, config: &ProxyConfig, terminal: &mut Terminal) -> Res
 
 /// Names what is in the files and does nothing here.
 fn warn(plan: &Plan, config: &ProxyConfig, terminal: &mut Terminal) -> Result<()> {
-    for (id, policy) in &plan.policies {
-        let used = config.policies.iter().any(|version| version.id == *id);
+    for (key, policy) in &plan.policies {
+        let id = &key.id;
+        let used = config.policies.iter().any(|version| key.is(version));
         for target in policy.targets.iter().filter(|target| !used || target.verdict != Verdict::Accepted) {
             let why = match (policy.side, &target.verdict) {
                 (Side::Server, _) => "side Server; this proxy stands on the callers' side".to_owned(),

@@ -1,25 +1,27 @@
 //! Who enforces what: every policy's references become places at which it has the word, or has not.
 //!
 //! This is the only file tree that decides about tenants: nobody steers the traffic of another
-//! namespace's pods without that namespace's word. It must not know how a breaker works.
+//! namespace's pods without that namespace's word. It must not know what a policy does: kinds differ in `source` alone, and each has
+//! its own winner at a place.
 
 mod coverage;
 mod fleet;
 mod judge;
 mod places;
 mod policies;
+mod source;
 
 use std::collections::BTreeMap;
 
 use fusebox_api::common::Side;
-use fusebox_policy::config::{BreakerRule, ServiceId, WorkloadId};
+use fusebox_policy::config::{ServiceId, WorkloadId};
 
-use crate::plan::{ForceVerdict, Guarded, Verdict};
-use crate::snapshot::{CircuitBreaker, Service, ServicePort, Snapshot};
+use crate::kind::Kind;
+use crate::plan::{Guarded, Verdict};
+use crate::snapshot::{Service, ServicePort, Snapshot};
 
 pub(crate) use fleet::{Fleet, selects};
-pub use judge::MAX_OVERRIDE;
-pub(crate) use policies::version;
+pub(crate) use source::{Asked, Demand, Source};
 
 /// Every policy judged, and every place with the policies that claim it.
 #[derive(Debug)]
@@ -34,10 +36,9 @@ pub struct Attachments<'a> {
 /// One policy with the verdicts on its references.
 #[derive(Debug)]
 pub(crate) struct Judged<'a> {
-    pub(crate) source: &'a CircuitBreaker,
-    /// What its breakers are; empty where the spec can't be enforced.
-    pub(crate) rules: Vec<BreakerRule>,
-    pub(crate) force: ForceVerdict,
+    pub(crate) source: Source<'a>,
+    /// What it asks for at its places.
+    pub(crate) demand: Demand<'a>,
     pub(crate) targets: Vec<JudgedTarget<'a>>,
 }
 
@@ -59,11 +60,12 @@ pub(crate) struct Resolved<'a> {
     pub(crate) callers: Vec<&'a str>,
 }
 
-/// Where one breaker policy at most can stand.
+/// Where one policy of a kind at most can stand.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
     pub(crate) workload: WorkloadId,
     pub(crate) direction: Direction,
+    pub(crate) kind: Kind,
 }
 
 /// Which traffic of a workload.
@@ -130,7 +132,7 @@ impl Attachments<'_> {
         let mut guarded = Guarded::default();
         for policy in &self.policies {
             for resolved in policy.targets.iter().filter_map(|target| target.resolved.as_ref()) {
-                match policy.source.spec.side {
+                match policy.source.side() {
                     Side::Client => {
                         for caller in &resolved.callers {
                             guarded.by_caller(caller, resolved.service);
@@ -145,7 +147,8 @@ impl Attachments<'_> {
 
     /// The places of one workload, with their claims.
     pub(crate) fn places_of(&self, workload: &WorkloadId) -> impl Iterator<Item = (&Place, &Vec<Claim<'_>>)> {
-        let first = Place { workload: workload.clone(), direction: Direction::Inbound(0) };
+        let first =
+            Place { workload: workload.clone(), direction: Direction::Inbound(0), kind: Kind::CircuitBreakerPolicy };
         let id = workload.clone();
         self.places.range(first..).take_while(move |(place, _)| place.workload == id)
     }

@@ -8,12 +8,16 @@ use fusebox_api::circuit_breaker::{self as api, Scope};
 use fusebox_api::common;
 use fusebox_policy::circuit_breaker::{FailureClassifier, Settings};
 use fusebox_policy::config::{
-    self, AnswerHeader, BreakerParameters, BreakerRule, EndpointScope, FailureOn, PathMatch, RateWindow, RequestMatch,
-    StaticAnswer,
+    self, AnswerHeader, BreakerParameters, BreakerRule, EndpointScope, FailureOn, RateWindow, StaticAnswer, TargetId,
 };
-use fusebox_policy::matching::RequestMatcher;
+use jiff::{SignedDuration, Timestamp};
 
-use crate::plan::Refusal;
+use crate::common_config::{mode, request_match, side};
+use crate::plan::{ForceVerdict, Refusal};
+use crate::snapshot::CircuitBreaker;
+
+/// How long after it is written an override may last.
+pub const MAX_OVERRIDE: SignedDuration = SignedDuration::from_hours(24);
 
 /// The share of endpoints that may be left out at once where the policy doesn't say, in percent.
 const DEFAULT_MAX_OPEN_PERCENT: u8 = 50;
@@ -41,28 +45,60 @@ pub(crate) fn breaker_rules(spec: &CircuitBreakerPolicySpec) -> Result<Vec<Break
     Ok(rules)
 }
 
-pub(crate) const fn side(side: common::Side) -> config::Side {
-    match side {
-        common::Side::Client => config::Side::Client,
-        common::Side::Server => config::Side::Server,
-    }
-}
-
-pub(crate) const fn forced_state(state: api::ForcedState) -> config::ForcedState {
+const fn forced_state(state: api::ForcedState) -> config::ForcedState {
     match state {
         api::ForcedState::ForcedOpen => config::ForcedState::ForcedOpen,
         api::ForcedState::ForcedClosed => config::ForcedState::ForcedClosed,
     }
 }
 
+/// The policy's breaker in front of one target; nothing where it is disabled.
+pub(crate) fn circuit_breaker(
+    source: &CircuitBreaker,
+    (rules, force): (&[BreakerRule], &ForceVerdict),
+    target: &TargetId,
+) -> Option<config::CircuitBreaker> {
+    let force = match force {
+        ForceVerdict::Active { state, until, reason } => {
+            Some(config::Override { state: *state, until_unix_ms: until.as_millisecond(), reason: reason.clone() })
+        }
+        ForceVerdict::Absent | ForceVerdict::Expired { .. } | ForceVerdict::TooFar { .. } => None,
+    };
+    Some(config::CircuitBreaker {
+        policy: source.id.clone(),
+        target: target.clone(),
+        side: side(source.spec.side),
+        mode: mode(source.spec.mode)?,
+        rules: rules.to_vec(),
+        endpoint_scope: endpoint_scope(&source.spec),
+        fallback: fallback(&source.spec.fallback),
+        force,
+    })
+}
+
+/// What becomes of a policy's override at this time.
+pub(crate) fn force_verdict(source: &CircuitBreaker, now: Timestamp) -> ForceVerdict {
+    let Some(force) = &source.spec.force else { return ForceVerdict::Absent };
+    let until = force.until.0;
+    let written = source.override_written.unwrap_or(now).min(now);
+    let limit = written.checked_add(MAX_OVERRIDE).unwrap_or(Timestamp::MAX);
+    if until <= now {
+        ForceVerdict::Expired { until }
+    } else if until > limit {
+        ForceVerdict::TooFar { until, limit }
+    } else {
+        ForceVerdict::Active { state: forced_state(force.state), until, reason: force.reason.clone() }
+    }
+}
+
 /// How a policy's breakers for single endpoints act together; absent where the Service has one for all.
-pub(crate) fn endpoint_scope(spec: &CircuitBreakerPolicySpec) -> Option<EndpointScope> {
+fn endpoint_scope(spec: &CircuitBreakerPolicySpec) -> Option<EndpointScope> {
     let max_open_percent = spec.max_open_endpoints_percent.unwrap_or(DEFAULT_MAX_OPEN_PERCENT);
     (spec.scope == Scope::Endpoint).then_some(EndpointScope { max_open_percent })
 }
 
 /// The fixed answer of a policy, if it has one.
-pub(crate) fn fallback(fallback: &api::Fallback) -> Option<StaticAnswer> {
+fn fallback(fallback: &api::Fallback) -> Option<StaticAnswer> {
     let api::Fallback { kind, answer } = fallback;
     let api::StaticAnswer { status, headers, body } = match kind {
         api::FallbackType::None => return None,
@@ -90,13 +126,7 @@ fn breaker_rule(
 ) -> Result<BreakerRule, Refusal> {
     let api::BreakerRule { name, matches, overrides } = rule;
     let api::RuleOverrides { timeout, trip } = overrides;
-    let matches = request_match(matches);
-    if let Err(error) = RequestMatcher::try_from(&matches) {
-        return Err(Refusal::InvalidSpec {
-            field: format!("spec.rules[{index}].{}", error.field()),
-            problem: error.to_string(),
-        });
-    }
+    let matches = request_match(&format!("spec.rules[{index}].match"), matches)?;
     let breaker = parameters(spec, trip.as_ref().unwrap_or(&spec.trip));
     check_settings(&breaker, &format!("spec.rules[{index}].overrides"))?;
     Ok(BreakerRule {
@@ -218,27 +248,6 @@ const fn grpc_code(code: api::GrpcCode) -> config::GrpcCode {
         api::GrpcCode::Unavailable => config::GrpcCode::Unavailable,
         api::GrpcCode::DataLoss => config::GrpcCode::DataLoss,
         api::GrpcCode::Unauthenticated => config::GrpcCode::Unauthenticated,
-    }
-}
-
-fn request_match(matches: &common::RequestMatch) -> RequestMatch {
-    let common::RequestMatch { methods, path, headers } = matches;
-    RequestMatch {
-        methods: methods.iter().map(|method| method.as_str().to_owned()).collect(),
-        path: path.as_ref().map(path_match),
-        headers: headers
-            .iter()
-            .map(|header| config::HeaderMatch { name: header.name.clone(), value: header.value.clone() })
-            .collect(),
-    }
-}
-
-fn path_match(path: &common::PathMatch) -> PathMatch {
-    let value = path.value.clone();
-    match path.kind {
-        common::PathMatchType::Exact => PathMatch::Exact(value),
-        common::PathMatchType::PathPrefix => PathMatch::PathPrefix(value),
-        common::PathMatchType::RegularExpression => PathMatch::RegularExpression(value),
     }
 }
 

@@ -3,12 +3,14 @@
 //! It finds the pod in a plan made for it and puts the plan's own reasons into words; it must not judge anew. A pod without
 //! a sidecar is explained as if it had one, and said to have none.
 
-use fusebox_api::circuit_breaker::Scope;
+use std::collections::BTreeSet;
+
 use fusebox_api::common;
 use fusebox_api::names::CONSENT_ANNOTATION;
 use fusebox_api::operations::{API_VERSION, Applies, DoesNotApply, Explanation, Metadata, Target, Workload};
 use fusebox_policy::config::{self, CircuitBreaker, PolicyId, ProxyConfig, Side, TargetId, WorkloadId};
 
+use crate::kind::{Kind, PolicyKey};
 use crate::plan::{Cause, PolicyPlan, TargetPlan, Verdict, compile};
 use crate::snapshot::{Pod, Snapshot};
 
@@ -31,14 +33,15 @@ pub fn explain(mut snapshot: Snapshot, namespace: &str, name: &str, reader: Read
     let plan = compile(&snapshot);
     let config = plan.workloads.get(&pod.workload).map(|workload| &workload.config);
     let mut does_not_apply = Vec::new();
-    for (id, policy) in &plan.policies {
+    for (PolicyKey { kind, id }, policy) in &plan.policies {
         for target in &policy.targets {
             let enforced = config.is_some_and(|config| {
-                breakers(config).any(|(_, _, breaker)| breaker.policy == *id && breaker.target == target.target)
+                standing(config).any(|it| (it.kind, it.policy, it.target) == (*kind, id, &target.target))
             });
             if !enforced && concerns(&snapshot, &pod, (id, target), reader) {
                 let why = why_not(&snapshot, &pod, id, policy, target);
-                does_not_apply.push(DoesNotApply { policy: metadata(id), target: target_of(&target.target), why });
+                let (kind, target) = (kind.as_str().to_owned(), target_of(&target.target));
+                does_not_apply.push(DoesNotApply { kind, policy: metadata(id), target, why });
             }
         }
     }
@@ -69,36 +72,85 @@ fn accepts(snapshot: &Snapshot, pod: &Pod, id: &PolicyId) -> bool {
         .any(|namespace| namespace.name == pod.namespace && namespace.accepts_policies_from.contains(&id.namespace))
 }
 
-/// Every breaker of a configuration with the traffic it stands in front of and what is spoken there.
-fn breakers(config: &ProxyConfig) -> impl Iterator<Item = (String, config::Protocol, &CircuitBreaker)> {
-    let inbound = config.inbound.iter().filter_map(|route| {
-        Some((format!("into port {}", route.port), route.protocol, route.circuit_breaker.as_ref()?))
+/// What stands in front of some traffic of a configuration.
+struct Standing<'a> {
+    kind: Kind,
+    policy: &'a PolicyId,
+    target: &'a TargetId,
+    side: Side,
+    mode: config::Mode,
+    scope: String,
+    rules: Vec<String>,
+    traffic: String,
+    protocol: config::Protocol,
+}
+
+/// Everything that stands in a configuration, route by route.
+fn standing(config: &ProxyConfig) -> impl Iterator<Item = Standing<'_>> {
+    let inbound = config.inbound.iter().map(|route| {
+        let traffic = format!("into port {}", route.port);
+        (traffic, route.protocol, route.circuit_breaker.as_ref(), route.rate_limit.as_ref())
     });
-    let outbound = config.outbound.iter().filter_map(|route| {
+    let outbound = config.outbound.iter().map(|route| {
         let traffic = format!("out to {}/{}:{}", route.service.namespace, route.service.name, route.port);
-        Some((traffic, route.protocol, route.circuit_breaker.as_ref()?))
+        (traffic, route.protocol, route.circuit_breaker.as_ref(), route.rate_limit.as_ref())
     });
-    inbound.chain(outbound)
+    inbound.chain(outbound).flat_map(|(traffic, protocol, breaker, limit)| {
+        let breaker = breaker.map(|breaker| Standing::of_breaker(breaker, (traffic.clone(), protocol)));
+        let limit = limit.map(|limit| Standing::of_limit(limit, (traffic, protocol)));
+        breaker.into_iter().chain(limit)
+    })
+}
+
+impl<'a> Standing<'a> {
+    fn of_breaker(breaker: &'a CircuitBreaker, (traffic, protocol): (String, config::Protocol)) -> Self {
+        let CircuitBreaker { policy, target, side, mode, rules, endpoint_scope, fallback: _, force: _ } = breaker;
+        let scope = if endpoint_scope.is_some() { "Endpoint" } else { "Service" }.to_owned();
+        let rules = rules.iter().map(|rule| rule.name.clone()).filter(|name| !name.is_empty()).collect();
+        let kind = Kind::CircuitBreakerPolicy;
+        Self { kind, policy, target, side: *side, mode: *mode, scope, rules, traffic, protocol }
+    }
+
+    fn of_limit(limit: &'a config::RateLimit, (traffic, protocol): (String, config::Protocol)) -> Self {
+        let scopes: BTreeSet<String> = limit.limits.iter().map(|limit| format!("{:?}", limit.scope)).collect();
+        let rules = limit.limits.iter().flat_map(|limit| {
+            limit.rules.iter().map(|rule| match rule.name.as_str() {
+                "" => limit.name.clone(),
+                rule => format!("{}/{rule}", limit.name),
+            })
+        });
+        Self {
+            kind: Kind::RateLimit,
+            policy: &limit.policy,
+            target: &limit.target,
+            side: limit.side,
+            mode: limit.mode,
+            scope: scopes.into_iter().collect::<Vec<_>>().join(","),
+            rules: rules.collect(),
+            traffic,
+            protocol,
+        }
+    }
 }
 
 fn applying(config: &ProxyConfig) -> Vec<Applies> {
-    breakers(config)
-        .map(|(traffic, protocol, breaker)| Applies {
-            policy: metadata(&breaker.policy),
-            side: match breaker.side {
-                Side::Client => common::Side::Client,
-                Side::Server => common::Side::Server,
-            },
-            mode: match breaker.mode {
-                config::Mode::Enforce => common::Mode::Enforce,
-                config::Mode::Shadow => common::Mode::Shadow,
-            },
-            scope: if breaker.endpoint_scope.is_some() { Scope::Endpoint } else { Scope::Service },
-            protocol: format!("{protocol:?}"),
-            traffic,
-            rules: breaker.rules.iter().map(|rule| rule.name.clone()).filter(|name| !name.is_empty()).collect(),
-        })
-        .collect()
+    let applies = standing(config).map(|it| Applies {
+        kind: it.kind.as_str().to_owned(),
+        policy: metadata(it.policy),
+        side: match it.side {
+            Side::Client => common::Side::Client,
+            Side::Server => common::Side::Server,
+        },
+        mode: match it.mode {
+            config::Mode::Enforce => common::Mode::Enforce,
+            config::Mode::Shadow => common::Mode::Shadow,
+        },
+        scope: it.scope,
+        protocol: format!("{:?}", it.protocol),
+        traffic: it.traffic,
+        rules: it.rules,
+    });
+    applies.collect()
 }
 
 fn why_not(snapshot: &Snapshot, pod: &Pod, id: &PolicyId, policy: &PolicyPlan, target: &TargetPlan) -> String {

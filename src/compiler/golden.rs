@@ -6,14 +6,16 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use fusebox_policy::report::BreakerReport;
+use fusebox_policy::config::Reference;
+use fusebox_policy::report::{BreakerReport, BrokenReference, LimitReport};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::check::File;
+use crate::kind::Kind;
 use crate::plan::{Plan, compile};
-use crate::snapshot::Prometheus;
+use crate::snapshot::{Prometheus, ReferenceState};
 use crate::status::{Completeness, Connection, Monitoring, Nack, PodReport, Reports, fold};
 use crate::{manifest, yaml};
 
@@ -35,6 +37,24 @@ struct Said {
     /// Since when pods are behind.
     #[serde(default)]
     behind: BTreeMap<String, Timestamp>,
+    /// What is known of the values that policies name.
+    #[serde(default)]
+    references: Vec<ReferenceSaid>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct ReferenceSaid {
+    reference: Reference,
+    state: StateSaid,
+}
+
+#[derive(Deserialize)]
+enum StateSaid {
+    Present,
+    Missing,
+    KeyMissing,
+    NotPermitted,
 }
 
 #[derive(Deserialize)]
@@ -48,6 +68,10 @@ struct PodSaid {
     nack: Option<String>,
     #[serde(default)]
     breakers: Vec<BreakerReport>,
+    #[serde(default)]
+    limits: Vec<LimitReport>,
+    #[serde(default)]
+    broken: Vec<BrokenReference>,
 }
 
 fn now() -> Timestamp {
@@ -69,6 +93,15 @@ fn outcome(text: &str) -> String {
     if let Some(version) = &said.version {
         snapshot.operator.version.clone_from(version);
     }
+    for ReferenceSaid { reference, state } in &said.references {
+        let state = match state {
+            StateSaid::Present => ReferenceState::Present { revision: "r1".to_owned() },
+            StateSaid::Missing => ReferenceState::Missing,
+            StateSaid::KeyMissing => ReferenceState::KeyMissing,
+            StateSaid::NotPermitted => ReferenceState::NotPermitted,
+        };
+        snapshot.references.insert(reference.clone(), state);
+    }
     let plan = compile(&snapshot);
     let reports = reports(said, &plan);
     serde_yaml::to_string(&shown(&plan, &reports)).unwrap()
@@ -79,9 +112,11 @@ fn reports(said: Said, plan: &Plan) -> Reports {
     let pods = said.pods.into_iter().map(|(uid, pod)| {
         let workload = bound.get(&uid).map(|bound| &plan.workloads[&bound.workload]);
         let acked = workload.filter(|_| pod.acked).map(|workload| workload.config.policies.clone());
-        let nack = pod.nack.map(|error| Nack { revision: workload.unwrap().revision.clone(), error });
+        let nack = pod.nack.clone().map(|error| Nack { revision: workload.unwrap().revision.clone(), error });
         let connection = pod.lost_since.map_or(Connection::Connected, |since| Connection::Lost { since });
-        (uid, PodReport { connection, acked: acked.unwrap_or_default(), nack, breakers: pod.breakers })
+        let PodSaid { breakers, limits, broken: broken_references, .. } = pod;
+        let acked = acked.unwrap_or_default();
+        (uid, PodReport { connection, acked, nack, breakers, limits, broken_references })
     });
     let monitoring = plan.policies.keys().map(|id| (id.clone(), Monitoring::Applied)).collect();
     Reports { pods: pods.collect(), completeness: Completeness::Complete, monitoring, behind: said.behind }
@@ -92,21 +127,38 @@ fn shown(plan: &Plan, reports: &Reports) -> Value {
         .workloads
         .iter()
         .map(|(id, workload)| {
-            let shown = json!({ "configMap": workload.config_map_name, "config": workload.config });
+            let mut shown = json!({ "configMap": workload.config_map_name, "config": workload.config });
+            add_some(&mut shown, "references", &workload.references);
+            add_some(&mut shown, "replicas", &plan.replicas_for(id));
             (format!("{}/{}/{}", id.namespace, id.kind, id.name), shown)
         })
         .collect();
-    let policies: BTreeMap<String, Value> = plan
-        .policies
-        .iter()
-        .map(|(id, policy)| {
-            let status = fold(policy, reports, now(), None);
-            let pods: Vec<String> = policy.pods.values().map(|pod| format!("{}/{}", pod.namespace, pod.name)).collect();
-            (format!("{}/{}", id.namespace, id.name), json!({ "enforcedBy": pods, "status": status }))
-        })
-        .collect();
     let recompile_at = plan.recompile_at.map(|time| time.to_string());
-    json!({ "workloads": workloads, "policies": policies, "recompileAt": recompile_at })
+    let policies = shown_policies(plan, reports, Kind::CircuitBreakerPolicy);
+    let mut all = json!({ "workloads": workloads, "policies": policies, "recompileAt": recompile_at });
+    let limits = shown_policies(plan, reports, Kind::RateLimit);
+    if !limits.is_empty() {
+        all["rateLimits"] = json!(limits);
+    }
+    let watched: Vec<&Reference> = plan.references.iter().collect();
+    add_some(&mut all, "watched", &watched);
+    all
+}
+
+fn shown_policies(plan: &Plan, reports: &Reports, kind: Kind) -> BTreeMap<String, Value> {
+    let shown = plan.of_kind(kind, None).map(|(id, policy)| {
+        let status = fold(policy, reports, now(), None);
+        let pods: Vec<String> = policy.pods.values().map(|pod| format!("{}/{}", pod.namespace, pod.name)).collect();
+        (format!("{}/{}", id.namespace, id.name), json!({ "enforcedBy": pods, "status": status }))
+    });
+    shown.collect()
+}
+
+/// Adds a list where it is not empty, so that files of what has none stay as they are.
+fn add_some<T: serde::Serialize>(shown: &mut Value, field: &str, list: &[T]) {
+    if !list.is_empty() {
+        shown[field] = json!(list);
+    }
 }
 
 #[test]
@@ -166,6 +218,7 @@ fn the_order_of_objects_decides_nothing() {
         let forward = manifest::load(&file, now()).unwrap();
         let mut backward = forward.clone();
         backward.circuit_breakers.reverse();
+        backward.rate_limits.reverse();
         backward.services.reverse();
         backward.pods.reverse();
         backward.workloads.reverse();

@@ -8,22 +8,26 @@ mod age;
 pub mod attachment;
 mod breaker_config;
 pub mod check;
+mod common_config;
 pub mod explanation;
 pub mod injection;
+mod kind;
 pub mod manifest;
 pub mod monitoring;
 pub mod objects;
 pub mod plan;
 pub mod proxy_config;
+mod rate_limit_config;
 pub mod snapshot;
 pub mod status;
 pub mod yaml;
 
 pub use age::age;
-pub use attachment::MAX_OVERRIDE;
+pub use breaker_config::MAX_OVERRIDE;
+pub use kind::{Kind, PolicyKey};
 pub use plan::{Plan, PolicyPlan, WorkloadPlan, compile};
 pub use snapshot::Snapshot;
-pub use status::{Reports, fold};
+pub use status::{PolicyStatus, Reports, fold};
 
 #[cfg(test)]
 mod golden;

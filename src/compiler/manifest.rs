@@ -3,7 +3,7 @@
 //! It must take exactly the kinds that the operator watches and pass over all others, so that a
 //! directory can be given as it is applied.
 
-use fusebox_api::CircuitBreakerPolicy;
+use fusebox_api::{CircuitBreakerPolicy, RateLimit};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
@@ -78,6 +78,9 @@ fn add(snapshot: &mut Snapshot, document: Value) -> Result<(), (String, serde_js
     let added = match (api_version.as_str(), kind.as_str()) {
         ("fusebox.dev/v1alpha1", "CircuitBreakerPolicy") => {
             read::<CircuitBreakerPolicy>(document).map(|it| snapshot.circuit_breakers.push((&it).into()))
+        }
+        ("fusebox.dev/v1alpha1", "RateLimit") => {
+            read::<RateLimit>(document).map(|it| snapshot.rate_limits.push((&it).into()))
         }
         ("v1", "Service") => read::<core::Service>(document).map(|it| snapshot.services.push((&it).into())),
         ("v1", "Pod") => read::<core::Pod>(document).map(|it| snapshot.pods.extend(Pod::from_object(&it))),

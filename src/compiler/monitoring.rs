@@ -4,19 +4,22 @@
 //! does. Alerts come with the resource because an alert that everyone writes by hand is one that many forget.
 
 mod alerts;
+mod circuit_breaker;
 mod objects;
 mod promql;
+mod rate_limit;
 
 use std::collections::BTreeMap;
 
 use fusebox_api::names;
-use fusebox_policy::config::PolicyId;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sha2::{Digest as _, Sha256};
 
-pub use alerts::{AlertSubject, RuleTimeout};
+use crate::kind::{Kind, PolicyKey};
+
+pub use alerts::{AlertSubject, RuleTimeout, Watched};
 pub use objects::{
     AlertRule, Endpoint, LabelSelector, PrometheusRule, PrometheusRuleSpec, RuleGroup, ServiceMonitor,
     ServiceMonitorSpec,
@@ -37,7 +40,6 @@ const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 
 /// The longest name of an object.
 const MAX_NAME: usize = 253;
-const RULE_PREFIX: &str = "fusebox-cb-";
 const HASH_BYTES: usize = 8;
 
 /// What an installation may want otherwise.
@@ -57,19 +59,19 @@ pub struct MonitoringOptions {
     pub runbook_base_url: String,
 }
 
-/// The PrometheusRule of one CircuitBreakerPolicy, in the policy's namespace. Its owner reference is the operator's to add.
+/// The PrometheusRule of one policy, in the policy's namespace. Its owner reference is the operator's to add.
 #[must_use]
 pub fn prometheus_rule(subject: &AlertSubject, options: &MonitoringOptions) -> PrometheusRule {
-    let PolicyId { namespace, name } = &subject.policy;
+    let group = match subject.policy.kind {
+        Kind::CircuitBreakerPolicy => "fusebox-circuit-breaker",
+        Kind::RateLimit => "fusebox-rate-limit",
+    };
     PrometheusRule {
         api_version: PROMETHEUS_API_VERSION.to_owned(),
         kind: "PrometheusRule".to_owned(),
-        metadata: metadata(namespace, rule_name(name), &options.labels),
+        metadata: metadata(&subject.policy.id.namespace, rule_name(&subject.policy), &options.labels),
         spec: PrometheusRuleSpec {
-            groups: vec![RuleGroup {
-                name: "fusebox-circuit-breaker".to_owned(),
-                rules: alerts::circuit_breaker(subject, options),
-            }],
+            groups: vec![RuleGroup { name: group.to_owned(), rules: alerts::all(subject, options) }],
         },
     }
 }
@@ -118,18 +120,26 @@ pub fn service_monitor(namespace: &str, options: &MonitoringOptions) -> ServiceM
     }
 }
 
-/// The name of a policy's PrometheusRule. No two policies of a namespace share one: a name that has to be shortened gets a
-/// second dash, which no policy's name can start with, and a hash of the whole.
+/// The name of a policy's PrometheusRule. No two policies of a namespace share one: each kind has a beginning of its own, and a
+/// name that has to be shortened gets a second dash, which no policy's name can start with, and a hash of the whole.
 #[must_use]
-pub fn rule_name(policy: &str) -> String {
-    if RULE_PREFIX.len() + policy.len() <= MAX_NAME {
-        return format!("{RULE_PREFIX}{policy}");
+pub fn rule_name(policy: &PolicyKey) -> String {
+    let (prefix, name) = (rule_prefix(policy.kind), &policy.id.name);
+    if prefix.len() + name.len() <= MAX_NAME {
+        return format!("{prefix}{name}");
     }
-    let hash: String = Sha256::digest(policy).iter().take(HASH_BYTES).map(|byte| format!("{byte:02x}")).collect();
-    let room = MAX_NAME - RULE_PREFIX.len() - hash.len() - 2;
-    let cut = policy.char_indices().map(|(index, _)| index).take_while(|index| *index <= room).last().unwrap_or(0);
-    let kept = policy[..cut].trim_end_matches(|letter: char| !letter.is_ascii_alphanumeric());
-    format!("{RULE_PREFIX}-{kept}-{hash}")
+    let hash: String = Sha256::digest(name).iter().take(HASH_BYTES).map(|byte| format!("{byte:02x}")).collect();
+    let room = MAX_NAME - prefix.len() - hash.len() - 2;
+    let cut = name.char_indices().map(|(index, _)| index).take_while(|index| *index <= room).last().unwrap_or(0);
+    let kept = name[..cut].trim_end_matches(|letter: char| !letter.is_ascii_alphanumeric());
+    format!("{prefix}-{kept}-{hash}")
+}
+
+const fn rule_prefix(kind: Kind) -> &'static str {
+    match kind {
+        Kind::CircuitBreakerPolicy => "fusebox-cb-",
+        Kind::RateLimit => "fusebox-rl-",
+    }
 }
 
 impl Default for MonitoringOptions {

@@ -4,10 +4,11 @@
 //! comes after. Owner references, hashes and field managers are the operator's.
 
 use fusebox_api::names::{FIELD_MANAGER, GROUP};
-use fusebox_policy::config::{PolicyId, WorkloadId};
+use fusebox_policy::config::WorkloadId;
 use fusebox_policy::seal;
 use serde_json::{Value, json};
 
+use crate::kind::PolicyKey;
 use crate::monitoring::{self, MonitoringOptions};
 use crate::plan::{Plan, WorkloadPlan};
 use crate::snapshot::Prometheus;
@@ -27,7 +28,7 @@ pub struct Wanted {
     /// The object, with apiVersion, kind, namespace and name.
     pub object: Value,
     /// The policy it belongs to, if to one.
-    pub policy: Option<PolicyId>,
+    pub policy: Option<PolicyKey>,
 }
 
 /// Why an object can't be made.
@@ -65,10 +66,10 @@ pub fn all(plan: &Plan, options: &MonitoringOptions) -> Result<Vec<Wanted>, Obje
             objects.push(Wanted { object: monitor, policy: None });
         }
     }
-    for (id, policy) in &plan.policies {
+    for (key, policy) in &plan.policies {
         if let Some(subject) = policy.alerts.as_ref().filter(|_| installed) {
             let rule = serde_json::to_value(monitoring::prometheus_rule(subject, options))?;
-            objects.push(Wanted { object: rule, policy: Some(id.clone()) });
+            objects.push(Wanted { object: rule, policy: Some(key.clone()) });
         }
     }
     Ok(objects)

@@ -4,32 +4,38 @@
 //! stale; it must hold nothing that the snapshot does not determine.
 
 mod coverage;
+mod part;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::Bound;
 use std::sync::Arc;
 
-use fusebox_api::circuit_breaker::Scope;
 use fusebox_api::common::{Mode, TargetRef};
 use fusebox_policy::config::{
-    BreakerKey, ForcedState, PolicyId, PolicyVersion, ProxyConfig, ServiceId, Side, TargetId, WorkloadId,
+    ForcedState, PolicyId, PolicyVersion, ProxyConfig, Reference, ServiceId, Side, TargetId, WorkloadId,
 };
+use fusebox_policy::stream::LiveReplicas;
 use jiff::Timestamp;
 
 use crate::attachment;
+use crate::kind::{Kind, PolicyKey};
 use crate::monitoring::AlertSubject;
 use crate::proxy_config;
-use crate::snapshot::{Prometheus, Service, Snapshot};
+use crate::snapshot::{Prometheus, ReferenceState, Service, Snapshot};
 
 pub use coverage::{Coverage, Gap, GapPod, GapPods, MAX_NAMED_PODS};
+pub use part::{BreakerPart, LimitName, LimitPart, Part, StateKeys};
 
 /// What the operator applies and sends, and what it makes statuses from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// Every workload with sidecars.
     pub workloads: BTreeMap<WorkloadId, WorkloadPlan>,
-    /// Every policy.
-    pub policies: BTreeMap<PolicyId, PolicyPlan>,
+    /// Every policy of every kind.
+    pub policies: BTreeMap<PolicyKey, PolicyPlan>,
+    /// Every value of a Secret or ConfigMap that a policy names, to be watched.
+    pub references: BTreeSet<Reference>,
     /// Namespaces in which a workload has sidecars; each gets its monitoring objects.
     pub namespaces_with_sidecars: BTreeSet<String>,
     /// The Services that have a policy, for the injection of pods that are not there yet.
@@ -56,31 +62,37 @@ pub struct WorkloadPlan {
     pub revision: String,
     /// The ConfigMap that carries it, in the workload's namespace.
     pub config_map_name: String,
+    /// The values that its sidecars are sent beside it, and no others: those of policies of the workload's own namespace. Sorted.
+    pub references: Vec<Reference>,
 }
 
 /// What became of one policy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PolicyPlan {
+    /// Which policy.
+    pub key: PolicyKey,
     /// The policy at its generation; an acknowledgement names the same.
     pub version: PolicyVersion,
     /// Which end of a call enforces it.
     pub side: Side,
     /// Whether it acts.
     pub mode: Mode,
-    /// What has a breaker.
-    pub scope: Scope,
     /// Its references in the order of the spec, each with its verdict.
     pub targets: Vec<TargetPlan>,
     /// The pods that enforce it, by uid.
     pub pods: BTreeMap<String, BoundPod>,
     /// How far the enforcing side's sidecars cover it.
     pub coverage: Coverage,
-    /// What became of its override.
-    pub force: ForceVerdict,
+    /// The values of Secrets and ConfigMaps that it names, with what is known of them.
+    pub references: BTreeMap<Reference, ReferenceState>,
+    /// What only its kind has.
+    pub part: Part,
     /// What its alerts depend on; none where it is disabled.
     pub alerts: Option<AlertSubject>,
     /// Whether monitoring objects can be applied.
     pub prometheus: Prometheus,
+    /// Who must be granted the right to read what it names, as `namespace:serviceaccount`.
+    pub reader: String,
 }
 
 /// What became of one reference.
@@ -90,8 +102,6 @@ pub struct TargetPlan {
     pub reference: TargetRef,
     /// The target it means.
     pub target: TargetId,
-    /// The rules' names; the last one is empty, for the policy's own breaker.
-    pub rules: Vec<String>,
     /// Whether the policy applies to the target.
     pub verdict: Verdict,
     /// Places where another policy has the word, sorted.
@@ -110,6 +120,14 @@ pub enum Doubt {
         "port {0} is passed through as plain TCP, where rules and a fallback have no effect: the policy's own breaker counts connections there"
     )]
     PlainTcp(u16),
+    /// Limits on ports on which there are no requests.
+    #[error("port {0} is passed through as plain TCP, where there are no requests: limits have no effect there")]
+    PlainTcpLimits(u16),
+    /// Callers of another namespace, which values never reach.
+    #[error(
+        "callers in namespace {0} have the limits without quotas, and their tokens count as missing: values of Secrets and ConfigMaps never leave the policy's namespace"
+    )]
+    ValuesStayHome(String),
     /// A slip in the Service's list of opaque ports.
     #[error("annotation fusebox.dev/opaque-ports lists {0:?}, which is none of the Service's ports")]
     NoSuchOpaquePort(String),
@@ -155,12 +173,14 @@ pub enum Refusal {
     #[error("Service {0} has no TCP port: declare the ports that callers use in its spec.ports")]
     NoPorts(Name),
     /// The port is not TCP.
-    #[error("port {section:?} of Service {service} is not TCP: breakers guard TCP ports only")]
+    #[error("port {section:?} of Service {service} is not TCP: {guards} guard TCP ports only")]
     UnsupportedProtocol {
         /// The Service.
         service: Name,
         /// The port.
         section: String,
+        /// What the policy would put there.
+        guards: &'static str,
     },
     /// Side Server on another namespace's Service.
     #[error(
@@ -247,8 +267,8 @@ pub struct BoundPod {
     pub revision: String,
     /// Whether it is Ready; only Ready pods count for `Programmed`.
     pub readiness: Readiness,
-    /// The policy's breakers in it, sorted, shared by the workload's pods; none where the policy is disabled.
-    pub breakers: Arc<[BreakerKey]>,
+    /// The policy's breakers and limits in it, shared by the workload's pods; none where the policy is disabled.
+    pub keys: Arc<StateKeys>,
 }
 
 /// Whether a pod is Ready.
@@ -294,10 +314,49 @@ pub fn compile(snapshot: &Snapshot) -> Plan {
     let attachments = attachment::resolve(snapshot);
     let workloads = proxy_config::workloads(&attachments);
     let policies = attachments.policies(&workloads);
-    let recompile_at = policies.values().filter_map(|policy| policy.force.ends_at()).min();
+    let force = |policy: &PolicyPlan| policy.part.breaker().and_then(|part| part.force.ends_at());
+    let recompile_at = policies.values().filter_map(force).min();
     let namespaces_with_sidecars = workloads.keys().map(|id| id.namespace.clone()).collect();
+    let references = policies.values().flat_map(|policy| policy.references.keys().cloned()).collect();
     let guarded = attachments.guarded();
-    Plan { workloads, policies, namespaces_with_sidecars, guarded, prometheus: snapshot.prometheus, recompile_at }
+    let prometheus = snapshot.prometheus;
+    Plan { workloads, policies, references, namespaces_with_sidecars, guarded, prometheus, recompile_at }
+}
+
+impl Plan {
+    /// The policies of one kind by namespace and name, those after `after`.
+    pub fn of_kind(
+        &self,
+        kind: Kind,
+        after: Option<&PolicyId>,
+    ) -> impl Iterator<Item = (&PolicyId, &PolicyPlan)> + Clone {
+        let least = PolicyId { namespace: String::new(), name: String::new() };
+        let start = Bound::Excluded(PolicyKey::new(kind, after.cloned().unwrap_or(least)));
+        let from = self.policies.range((start, Bound::Unbounded));
+        from.take_while(move |(key, _)| key.kind == kind).map(|(key, plan)| (&key.id, plan))
+    }
+
+    /// How many proxies share the limits of each policy that a workload's configuration carries and that has limits of scope
+    /// Shared, sorted.
+    #[must_use]
+    pub fn replicas_for(&self, workload: &WorkloadId) -> Vec<LiveReplicas> {
+        let carried = self.workloads.get(workload).into_iter().flat_map(|plan| &plan.config.policies);
+        let limits = carried.filter(|version| version.kind == Kind::RateLimit.as_str());
+        let keys = limits.map(|version| PolicyKey::new(Kind::RateLimit, version.id.clone()));
+        let shared = keys
+            .filter_map(|key| self.policies.get(&key))
+            .filter(|policy| policy.part.limits().is_some_and(LimitPart::is_shared));
+        shared.map(|plan| LiveReplicas { policy: plan.key.id.clone(), replicas: plan.live_replicas() }).collect()
+    }
+}
+
+impl PolicyPlan {
+    /// Ready pods that enforce it, at least 1.
+    #[must_use]
+    pub fn live_replicas(&self) -> u32 {
+        let ready = self.pods.values().filter(|pod| pod.readiness == Readiness::Ready).count();
+        u32::try_from(ready).unwrap_or(u32::MAX).max(1)
+    }
 }
 
 impl Guarded {

@@ -1,17 +1,15 @@
 //! From specs and places to the configuration of each workload's sidecars.
 //!
-//! It must hold no decision of its own: who enforces what is `attachment`'s, and what a breaker is
-//! `breaker_config`'s, so that a configuration can always be explained by one of the two.
+//! It must hold no decision of its own: who enforces what is `attachment`'s, and what a breaker or a limit is `breaker_config`'s
+//! and `rate_limit_config`'s, so that a configuration can always be explained by one of these.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fusebox_api::common::Mode as ApiMode;
-use fusebox_policy::config::{self, CircuitBreaker, InboundRoute, OutboundRoute, ProxyConfig, ServiceId, WorkloadId};
+use fusebox_policy::config::{InboundRoute, OutboundRoute, Protocol, ProxyConfig, Reference, ServiceId, WorkloadId};
 use sha2::{Digest, Sha256};
 
-use crate::attachment::{Attachments, Claim, Direction, Judged, version};
-use crate::breaker_config;
-use crate::plan::{ForceVerdict, WorkloadPlan};
+use crate::attachment::{Asked, Attachments, Claim, Direction};
+use crate::plan::WorkloadPlan;
 use crate::snapshot::{Interception, Service, ServiceKind};
 
 /// Room for the workload's name in a ConfigMap's name of at most 253 characters.
@@ -24,7 +22,8 @@ pub(crate) fn workloads(attachments: &Attachments<'_>) -> BTreeMap<WorkloadId, W
         let mut config = config_of(attachments, id);
         add_led(&mut config, attachments, &services);
         let revision = config.revision();
-        (id.clone(), WorkloadPlan { config, revision, config_map_name: config_map_name(id) })
+        let references = references(&config);
+        (id.clone(), WorkloadPlan { config, revision, config_map_name: config_map_name(id), references })
     };
     attachments.fleet.with_sidecars().map(plan).collect()
 }
@@ -47,26 +46,11 @@ fn config_of(attachments: &Attachments<'_>, workload: &WorkloadId) -> ProxyConfi
     for (place, claims) in attachments.places_of(workload) {
         let Some(claim) = claims.first() else { continue };
         let judged = &attachments.policies[claim.policy];
-        config.policies.push(version(judged));
-        let Some(circuit_breaker) = circuit_breaker(judged, claim) else { continue };
+        config.policies.push(judged.source.version());
+        let Some(asked) = judged.demand.at(&judged.targets[claim.target].id, &workload.namespace) else { continue };
         match &place.direction {
-            Direction::Inbound(port) => {
-                config.inbound.push(InboundRoute {
-                    port: *port,
-                    protocol: claim.service_port.spoken,
-                    circuit_breaker: Some(circuit_breaker),
-                    rate_limit: None,
-                });
-            }
-            Direction::Outbound(service, port) => config.outbound.push(OutboundRoute {
-                service: service.clone(),
-                port: *port,
-                port_name: claim.service_port.name.clone(),
-                protocol: claim.service_port.spoken,
-                addresses: addresses(claim.service, *port),
-                circuit_breaker: Some(circuit_breaker),
-                rate_limit: None,
-            }),
+            Direction::Inbound(port) => enter(&mut config.inbound, (*port, claim), asked),
+            Direction::Outbound(service, port) => leave(&mut config.outbound, (service, *port, claim), asked),
         }
     }
     config.policies.sort();
@@ -74,7 +58,61 @@ fn config_of(attachments: &Attachments<'_>, workload: &WorkloadId) -> ProxyConfi
     config
 }
 
-/// Routes without a breaker for Service ports that pods' host aliases lead to the sidecar and that have no policy (any more):
+/// Puts what a policy asks for in front of a container port. Policies of several kinds share one route; the places of a
+/// workload come by direction, so that the route before is the only one that can be the same.
+fn enter(routes: &mut Vec<InboundRoute>, (port, claim): (u16, &Claim<'_>), asked: Asked) {
+    let protocol = claim.service_port.spoken;
+    if routes.last().is_none_or(|last| last.port != port) {
+        routes.push(InboundRoute { port, protocol, circuit_breaker: None, rate_limit: None });
+    }
+    let Some(route) = routes.last_mut() else { return };
+    route.protocol = both_speak(route.protocol, protocol);
+    match asked {
+        Asked::CircuitBreaker(breaker) => route.circuit_breaker = Some(breaker),
+        Asked::RateLimit(limit) => route.rate_limit = Some(limit),
+    }
+}
+
+/// Puts what a policy asks for in front of a Service's port.
+fn leave(routes: &mut Vec<OutboundRoute>, (service, port, claim): (&ServiceId, u16, &Claim<'_>), asked: Asked) {
+    if routes.last().is_none_or(|last| (&last.service, last.port) != (service, port)) {
+        routes.push(OutboundRoute {
+            service: service.clone(),
+            port,
+            port_name: claim.service_port.name.clone(),
+            protocol: claim.service_port.spoken,
+            addresses: addresses(claim.service, port),
+            circuit_breaker: None,
+            rate_limit: None,
+        });
+    }
+    let Some(route) = routes.last_mut() else { return };
+    match asked {
+        Asked::CircuitBreaker(breaker) => route.circuit_breaker = Some(breaker),
+        Asked::RateLimit(limit) => route.rate_limit = Some(limit),
+    }
+}
+
+/// What two Services say of one container port, where policies of two kinds came by different ones: who says something is
+/// believed before who says nothing, and plain TCP before HTTP, since it breaks nothing.
+const fn both_speak(one: Protocol, other: Protocol) -> Protocol {
+    match (one, other) {
+        (Protocol::Tcp, _) | (_, Protocol::Tcp) => Protocol::Tcp,
+        (Protocol::Http, _) | (_, Protocol::Http) => Protocol::Http,
+        (Protocol::Detect, Protocol::Detect) => Protocol::Detect,
+    }
+}
+
+/// The values that a workload's sidecars are sent: what policies of other namespaces name never leaves these.
+fn references(config: &ProxyConfig) -> Vec<Reference> {
+    let inbound = config.inbound.iter().filter_map(|route| route.rate_limit.as_ref());
+    let limits = inbound.chain(config.outbound.iter().filter_map(|route| route.rate_limit.as_ref()));
+    let own = limits.filter(|limit| limit.policy.namespace == config.workload.namespace);
+    let named: BTreeSet<Reference> = own.flat_map(|limit| limit.references().cloned()).collect();
+    named.into_iter().collect()
+}
+
+/// Routes without a policy for Service ports that pods' host aliases lead to the sidecar and that have no policy (any more):
 /// aliases last as long as their pod, and nobody else would know where to.
 fn add_led(config: &mut ProxyConfig, attachments: &Attachments<'_>, services: &BTreeMap<&ServiceId, &Service>) {
     let known: BTreeSet<(ServiceId, u16)> = config.outbound.iter().map(|it| (it.service.clone(), it.port)).collect();
@@ -97,31 +135,6 @@ fn add_led(config: &mut ProxyConfig, attachments: &Attachments<'_>, services: &B
         });
     }
     config.outbound.sort_by(|left, right| (&left.service, left.port).cmp(&(&right.service, right.port)));
-}
-
-/// The breaker at a place; none for a policy that is disabled, which keeps its place and does nothing.
-fn circuit_breaker(judged: &Judged<'_>, claim: &Claim<'_>) -> Option<CircuitBreaker> {
-    let mode = match judged.source.spec.mode {
-        ApiMode::Enforce => config::Mode::Enforce,
-        ApiMode::Shadow => config::Mode::Shadow,
-        ApiMode::Disabled => return None,
-    };
-    let force = match &judged.force {
-        ForceVerdict::Active { state, until, reason } => {
-            Some(config::Override { state: *state, until_unix_ms: until.as_millisecond(), reason: reason.clone() })
-        }
-        ForceVerdict::Absent | ForceVerdict::Expired { .. } | ForceVerdict::TooFar { .. } => None,
-    };
-    Some(CircuitBreaker {
-        policy: judged.source.id.clone(),
-        target: judged.targets[claim.target].id.clone(),
-        side: breaker_config::side(judged.source.spec.side),
-        mode,
-        rules: judged.rules.clone(),
-        endpoint_scope: breaker_config::endpoint_scope(&judged.source.spec),
-        fallback: breaker_config::fallback(&judged.source.spec.fallback),
-        force,
-    })
 }
 
 fn addresses(service: &Service, port: u16) -> Vec<String> {

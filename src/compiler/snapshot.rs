@@ -10,9 +10,9 @@ mod spoken;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fusebox_api::CircuitBreakerPolicySpec;
 use fusebox_api::names::{INJECT_ENABLED, INJECT_LABEL};
-use fusebox_policy::config::{self, PolicyId, ServiceId, WorkloadId};
+use fusebox_api::{CircuitBreakerPolicySpec, RateLimitSpec};
+use fusebox_policy::config::{self, PolicyId, Reference, ServiceId, WorkloadId};
 use jiff::Timestamp;
 
 pub use from_objects::taken_ports;
@@ -25,6 +25,9 @@ const SYSTEM_NAMESPACE: &str = "kube-system";
 /// Where the operator stands unless it is told otherwise.
 const OPERATOR_NAMESPACE: &str = "fusebox-system";
 
+/// Who the operator is to the API server unless it is told otherwise.
+const OPERATOR_SERVICE_ACCOUNT: &str = "fusebox-operator";
+
 /// Everything that [`crate::compile`] decides from.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -32,6 +35,10 @@ pub struct Snapshot {
     pub now: Timestamp,
     /// Every CircuitBreakerPolicy.
     pub circuit_breakers: Vec<CircuitBreaker>,
+    /// Every RateLimit.
+    pub rate_limits: Vec<RateLimit>,
+    /// What is known of the values that policies name; one that is absent is [`ReferenceState::Unread`].
+    pub references: BTreeMap<Reference, ReferenceState>,
     /// Every Service.
     pub services: Vec<Service>,
     /// Every pod that has not finished.
@@ -55,6 +62,32 @@ pub struct Operator {
     pub excluded: BTreeSet<String>,
     /// Its version; sidecars of an older one are told of.
     pub version: String,
+    /// The name of its service account, which people grant rights to.
+    pub service_account: String,
+}
+
+/// What is known of one value that policies name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ReferenceState {
+    /// It is there.
+    Present {
+        /// A hash of it, which changes when it does.
+        revision: String,
+    },
+    /// There is no such object.
+    Missing,
+    /// The object has no such key.
+    KeyMissing,
+    /// It is there and can't be sent to sidecars.
+    Unusable {
+        /// Why not; never a part of the value.
+        problem: String,
+    },
+    /// The operator has no right to read it.
+    NotPermitted,
+    /// The operator has not read it yet.
+    #[default]
+    Unread,
 }
 
 /// A CircuitBreakerPolicy as the compiler sees it.
@@ -72,6 +105,21 @@ pub struct CircuitBreaker {
     pub override_written: Option<Timestamp>,
     /// What it says.
     pub spec: CircuitBreakerPolicySpec,
+}
+
+/// A RateLimit as the compiler sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RateLimit {
+    /// Its namespace and name.
+    pub id: PolicyId,
+    /// Its uid; empty where it came from a file.
+    pub uid: String,
+    /// Its generation; 0 where it came from a file.
+    pub generation: i64,
+    /// When it was created; absent where it came from a file, which counts as youngest.
+    pub created: Option<Timestamp>,
+    /// What it says.
+    pub spec: RateLimitSpec,
 }
 
 /// A Service as the compiler sees it.
@@ -127,7 +175,7 @@ pub enum TargetPort {
 /// A port's transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// TCP, which breakers can guard.
+    /// TCP, which policies can guard.
     Tcp,
     /// UDP or SCTP, which they can't.
     Other,
@@ -213,6 +261,8 @@ impl Snapshot {
         Self {
             now,
             circuit_breakers: Vec::new(),
+            rate_limits: Vec::new(),
+            references: BTreeMap::new(),
             services: Vec::new(),
             pods: Vec::new(),
             workloads: Vec::new(),
@@ -229,11 +279,18 @@ impl Default for Operator {
             namespace: OPERATOR_NAMESPACE.to_owned(),
             excluded: BTreeSet::new(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            service_account: OPERATOR_SERVICE_ACCOUNT.to_owned(),
         }
     }
 }
 
 impl Operator {
+    /// Who the operator is, as role bindings name it.
+    #[must_use]
+    pub fn reader(&self) -> String {
+        format!("{}:{}", self.namespace, self.service_account)
+    }
+
     /// Whether a pod or template with these labels asks for a sidecar. Its own label beats its namespace's; where
     /// no pod is injected nobody is heard.
     #[must_use]

@@ -3,20 +3,28 @@
 //! Pure, so that every replica would come to the same status and golden files can hold it. A
 //! report counts only for pods that the plan binds to the policy, and silence is never Closed.
 
+mod circuit_breaker;
 mod conditions;
+mod limits;
 mod live;
+mod rate_limit;
 mod reason;
 mod sidecars;
 mod targets;
+mod words;
 
 use std::collections::BTreeMap;
 
-use fusebox_api::CircuitBreakerPolicyStatus;
-use fusebox_policy::config::{PolicyId, PolicyVersion};
-use fusebox_policy::report::BreakerReport;
+use fusebox_api::status::SidecarsStatus;
+use fusebox_api::{CircuitBreakerPolicyStatus, RateLimitStatus};
+use fusebox_policy::config::PolicyVersion;
+use fusebox_policy::report::{BreakerReport, BrokenReference, LimitReport};
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use serde::Serialize;
 
-use crate::plan::PolicyPlan;
+use crate::kind::PolicyKey;
+use crate::plan::{BoundPod, Part, PolicyPlan};
 
 pub use live::{Heard, live};
 pub use reason::Reason;
@@ -38,7 +46,7 @@ pub struct Reports {
     /// Whether every pod has had the time to speak.
     pub completeness: Completeness,
     /// What became of the monitoring objects of a policy.
-    pub monitoring: BTreeMap<PolicyId, Monitoring>,
+    pub monitoring: BTreeMap<PolicyKey, Monitoring>,
     /// Since when Ready pods enforce something else than their workload's configuration, or are not heard, by uid.
     pub behind: BTreeMap<String, Timestamp>,
 }
@@ -76,6 +84,10 @@ pub struct PodReport {
     pub nack: Option<Nack>,
     /// Its breakers that have seen traffic.
     pub breakers: Vec<BreakerReport>,
+    /// Its limits that have decided something.
+    pub limits: Vec<LimitReport>,
+    /// Values of Secrets and ConfigMaps that it can't use.
+    pub broken_references: Vec<BrokenReference>,
 }
 
 /// Whether a pod's stream is up.
@@ -99,30 +111,80 @@ pub struct Nack {
     pub error: String,
 }
 
-/// Makes the status of a policy; `previous` is what stands.
+/// The status of a policy of any kind.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum PolicyStatus {
+    /// Of a CircuitBreakerPolicy.
+    CircuitBreaker(CircuitBreakerPolicyStatus),
+    /// Of a RateLimit.
+    RateLimit(RateLimitStatus),
+}
+
+/// Makes the status of a policy; `previous` is what stands, and counts only where it is of the policy's kind.
 #[must_use]
-pub fn fold(
-    plan: &PolicyPlan,
-    reports: &Reports,
-    now: Timestamp,
-    previous: Option<&CircuitBreakerPolicyStatus>,
-) -> CircuitBreakerPolicyStatus {
-    let observed = match (reports.completeness, previous) {
-        (Completeness::Settling, Some(previous)) => targets::kept(plan, previous),
-        (Completeness::Settling | Completeness::Complete, _) => targets::observe(plan, reports, now),
-    };
-    let sidecars = sidecars::observe(plan, reports, now);
-    let input = conditions::Input { plan, reports, observed: &observed, sidecars: &sidecars, previous, now };
-    let conditions = conditions::all(&input);
-    CircuitBreakerPolicyStatus {
-        observed_generation: Some(plan.version.generation),
-        conditions,
-        state: Some(observed.state),
-        summary: Some(observed.summary),
-        targets: observed.targets,
-        truncated: observed.truncated || sidecars.is_truncated(),
-        sidecars: Some(sidecars.status()),
+pub fn fold(plan: &PolicyPlan, reports: &Reports, now: Timestamp, previous: Option<&PolicyStatus>) -> PolicyStatus {
+    match &plan.part {
+        Part::CircuitBreaker(part) => {
+            let previous = previous.and_then(PolicyStatus::circuit_breaker);
+            PolicyStatus::CircuitBreaker(circuit_breaker::fold((plan, part), reports, now, previous))
+        }
+        Part::RateLimit(part) => {
+            let previous = previous.and_then(PolicyStatus::rate_limit);
+            PolicyStatus::RateLimit(rate_limit::fold((plan, part), reports, now, previous))
+        }
     }
+}
+
+impl PolicyStatus {
+    /// The conditions.
+    #[must_use]
+    pub fn conditions(&self) -> &[Condition] {
+        match self {
+            Self::CircuitBreaker(status) => &status.conditions,
+            Self::RateLimit(status) => &status.conditions,
+        }
+    }
+
+    /// The sidecars of the enforcing side.
+    #[must_use]
+    pub const fn sidecars(&self) -> Option<&SidecarsStatus> {
+        match self {
+            Self::CircuitBreaker(status) => status.sidecars.as_ref(),
+            Self::RateLimit(status) => status.sidecars.as_ref(),
+        }
+    }
+
+    /// Where it is that of a CircuitBreakerPolicy.
+    #[must_use]
+    pub const fn circuit_breaker(&self) -> Option<&CircuitBreakerPolicyStatus> {
+        match self {
+            Self::CircuitBreaker(status) => Some(status),
+            Self::RateLimit(_) => None,
+        }
+    }
+
+    /// Where it is that of a RateLimit.
+    #[must_use]
+    pub const fn rate_limit(&self) -> Option<&RateLimitStatus> {
+        match self {
+            Self::RateLimit(status) => Some(status),
+            Self::CircuitBreaker(_) => None,
+        }
+    }
+}
+
+/// The pods that enforce a policy and are heard: only these say anything of its state.
+fn heard<'a>(
+    plan: &'a PolicyPlan,
+    reports: &'a Reports,
+    now: Timestamp,
+) -> impl Iterator<Item = (&'a BoundPod, &'a PodReport)> {
+    plan.pods.iter().filter_map(move |(uid, bound)| {
+        let report = reports.pods.get(uid).filter(|report| report.counts_at(now))?;
+        let enforces = !bound.keys.is_empty() && report.acked.iter().any(|acked| plan.key.is(acked));
+        enforces.then_some((bound, report))
+    })
 }
 
 impl PodReport {

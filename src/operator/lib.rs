@@ -16,7 +16,6 @@ pub mod discovery;
 pub mod events;
 pub mod fence;
 pub mod health;
-pub mod kinds;
 pub mod lease;
 pub mod metrics;
 pub mod ops;

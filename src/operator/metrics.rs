@@ -3,6 +3,7 @@
 //! Names and labels are a contract with alerts and dashboards. Labels never carry what a tenant
 //! can choose without bound, except policy names, of which there is a fixed number kept.
 
+use fusebox_policy::metrics::{POLICY, POLICY_KIND, POLICY_NAMESPACE};
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
@@ -86,7 +87,7 @@ impl Metrics {
             sidecars_missing: make.gauges(
                 "sidecars_missing",
                 "Pods on a policy's enforcing side that ask for a sidecar and have none",
-                &["policy_namespace", "policy"],
+                &[POLICY_KIND, POLICY_NAMESPACE, POLICY],
             )?,
             leader: make.gauge("leader", "1 while this replica holds the lease")?,
             proxies_known: make

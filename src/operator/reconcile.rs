@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use fusebox_compiler::monitoring::MonitoringOptions;
 use fusebox_compiler::objects::ObjectError;
 use fusebox_compiler::snapshot::{Operator, Prometheus};
-use fusebox_compiler::{Plan, Snapshot, compile};
-use fusebox_policy::config::{PolicyId, WorkloadId};
+use fusebox_compiler::{Plan, PolicyKey, Snapshot, compile};
+use fusebox_policy::config::WorkloadId;
 use jiff::Timestamp;
 use opentelemetry::Context;
 use tokio::sync::watch;
@@ -41,7 +41,7 @@ pub struct Compiled {
     /// The authorities that the outputs tell sidecars of; None while none is known, and then nothing is said of them.
     pub bundle: Option<Bundle>,
     /// The policies that each workload's sidecars enforce.
-    pub bound: BTreeMap<WorkloadId, BTreeSet<PolicyId>>,
+    pub bound: BTreeMap<WorkloadId, BTreeSet<PolicyKey>>,
     /// The span that what follows from it is a part of.
     pub context: Context,
 }
@@ -210,13 +210,13 @@ impl Reconciler {
             let labels = [policy.version.kind.as_str(), &policy.version.id.namespace, &policy.version.id.name];
             self.metrics.resource_generation.with_label_values(&labels).set(policy.version.generation);
             let missing = i64::try_from(policy.coverage.missing()).unwrap_or(i64::MAX);
-            self.metrics.sidecars_missing.with_label_values(&labels[1..]).set(missing);
+            self.metrics.sidecars_missing.with_label_values(&labels).set(missing);
         }
     }
 }
 
-fn bound(plan: &Plan) -> BTreeMap<WorkloadId, BTreeSet<PolicyId>> {
-    let mut bound: BTreeMap<WorkloadId, BTreeSet<PolicyId>> = BTreeMap::new();
+fn bound(plan: &Plan) -> BTreeMap<WorkloadId, BTreeSet<PolicyKey>> {
+    let mut bound: BTreeMap<WorkloadId, BTreeSet<PolicyKey>> = BTreeMap::new();
     for (id, policy) in &plan.policies {
         for pod in policy.pods.values() {
             bound.entry(pod.workload.clone()).or_default().insert(id.clone());

@@ -88,7 +88,7 @@ struct Shared {
     commands: Commands,
     book: ReportBook,
     inputs: Signal,
-    statuses: Touched<fusebox_policy::config::PolicyId>,
+    statuses: Touched<fusebox_compiler::PolicyKey>,
     monitoring: MonitoringResults,
     trust: Trust,
     published: watch::Sender<Option<Arc<Compiled>>>,

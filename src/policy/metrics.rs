@@ -40,6 +40,24 @@ pub const TCP_CONNECTIONS: &str = "fusebox_tcp_connections_total";
 /// Counter of the bytes of such connections, by [`BREAKER_LABELS`] and `direction`: `received` from clients, `sent` to them.
 pub const TCP_BYTES: &str = "fusebox_tcp_bytes_total";
 
+/// Counter of what limits decided about requests (in Shadow, what they would have), by [`RATE_LIMIT_LABELS`], [`DECISION`] and [`SOURCE`].
+pub const RATE_LIMIT_DECISIONS: &str = "fusebox_rate_limit_decisions_total";
+
+/// Gauge of what the emptiest of a limit's watched buckets has left of its burst, 0 to 1, by [`RATE_LIMIT_LABELS`]; absent before the first request.
+pub const RATE_LIMIT_REMAINING_RATIO: &str = "fusebox_rate_limit_remaining_ratio";
+
+/// Gauge of the clients that are refused for a time, by [`RATE_LIMIT_LABELS`].
+pub const RATE_LIMIT_BLOCKED_CLIENTS: &str = "fusebox_rate_limit_blocked_clients";
+
+/// Gauge of the keys with a bucket of their own, by [`RATE_LIMIT_LABELS`].
+pub const RATE_LIMIT_TRACKED_KEYS: &str = "fusebox_rate_limit_tracked_keys";
+
+/// Gauge of the requests that wait for their turn, by [`RATE_LIMIT_LABELS`].
+pub const RATE_LIMIT_QUEUED: &str = "fusebox_rate_limit_queued_requests";
+
+/// Counter of requests that spent from the bucket which all keys beyond the bound share, by [`RATE_LIMIT_LABELS`].
+pub const RATE_LIMIT_OVERFLOW: &str = "fusebox_rate_limit_overflow_total";
+
 /// Label: the policy's namespace (never `namespace`, which scraping overwrites).
 pub const POLICY_NAMESPACE: &str = "policy_namespace";
 
@@ -70,6 +88,49 @@ pub const STATUS_CLASS: &str = "status_class";
 /// Label of [`REQUESTS`]: one of [`ERRORS`]; empty where the whole answer was passed on.
 pub const ERROR: &str = "error";
 
+/// Label: the limit's name.
+pub const LIMIT: &str = "limit";
+
+/// Label of [`RATE_LIMIT_DECISIONS`]: one of [`DECISIONS`].
+pub const DECISION: &str = "decision";
+
+/// Label of [`RATE_LIMIT_DECISIONS`]: one of [`SOURCES`].
+pub const SOURCE: &str = "source";
+
+/// What names one rule of one limit of one proxy.
+pub const RATE_LIMIT_LABELS: [&str; 8] = [POLICY_NAMESPACE, POLICY, TARGET_NAMESPACE, TARGET, SIDE, PORT, LIMIT, RULE];
+
+/// The request passed at once.
+pub const DECISION_ALLOWED: &str = "allowed";
+
+/// The request passed after it had waited.
+pub const DECISION_DELAYED: &str = "delayed";
+
+/// The request was beyond the limit.
+pub const DECISION_LIMITED: &str = "limited";
+
+/// The client is refused for a time, whatever its bucket holds.
+pub const DECISION_BLOCKED: &str = "blocked";
+
+/// The request has no key, or one that has no quota, and such are refused.
+pub const DECISION_NO_KEY: &str = "no_key";
+
+/// The values of label [`DECISION`].
+pub const DECISIONS: [&str; 5] =
+    [DECISION_ALLOWED, DECISION_DELAYED, DECISION_LIMITED, DECISION_BLOCKED, DECISION_NO_KEY];
+
+/// The proxy's own buckets decided.
+pub const SOURCE_PROXY: &str = "proxy";
+
+/// The store decided.
+pub const SOURCE_STORE: &str = "store";
+
+/// The store should have decided and did not answer.
+pub const SOURCE_FALLBACK: &str = "fallback";
+
+/// The values of label [`SOURCE`].
+pub const SOURCES: [&str; 3] = [SOURCE_PROXY, SOURCE_STORE, SOURCE_FALLBACK];
+
 /// What names one breaker of one proxy.
 pub const BREAKER_LABELS: [&str; 7] = [POLICY_NAMESPACE, POLICY, TARGET_NAMESPACE, TARGET, SIDE, PORT, RULE];
 
@@ -94,6 +155,16 @@ pub const ERROR_RESET: &str = "reset";
 /// The client went away or sent a broken body.
 pub const ERROR_CLIENT_ABORT: &str = "client-abort";
 
+/// A rate limit refused the request: it reached neither the breaker nor the upstream.
+pub const ERROR_RATE_LIMITED: &str = "rate-limited";
+
 /// The values of label [`ERROR`] beside the empty one; also those of the header that tells refusals and failures apart.
-pub const ERRORS: [&str; 5] =
-    [ERROR_CIRCUIT_OPEN, ERROR_TIMEOUT, ERROR_CONNECT_FAILURE, ERROR_RESET, ERROR_CLIENT_ABORT];
+pub const ERRORS: [&str; 6] =
+    [ERROR_CIRCUIT_OPEN, ERROR_TIMEOUT, ERROR_CONNECT_FAILURE, ERROR_RESET, ERROR_CLIENT_ABORT, ERROR_RATE_LIMITED];
+
+/// Gauge of the operator: pods on a policy's enforcing side that ask for a sidecar and have none, by [`POLICY_KIND`],
+/// [`POLICY_NAMESPACE`] and [`POLICY`].
+pub const OPERATOR_SIDECARS_MISSING: &str = "fusebox_operator_sidecars_missing";
+
+/// Label: the policy's kind, such as `RateLimit`.
+pub const POLICY_KIND: &str = "kind";

@@ -29,6 +29,9 @@ fn users_find_the_resource_by_all_its_names() {
     assert_eq!(names.short_names.unwrap(), ["circuitbreakers", "circuitbreaker", "cb"]);
     assert_eq!(names.categories.unwrap(), ["resilience"]);
     assert_eq!(names.plural, "circuitbreakerpolicies");
+    let names = rate_limit().spec.names;
+    assert_eq!((names.plural.as_str(), names.short_names.unwrap()), ("ratelimits", vec!["rl".to_owned()]));
+    assert_eq!(names.categories.unwrap(), ["resilience"]);
 }
 
 #[test]
@@ -40,10 +43,28 @@ fn a_minimal_policy_needs_only_targets() {
 }
 
 #[test]
-fn every_field_is_explained_and_bounded() {
-    let definition = circuit_breaker_policy();
+fn a_minimal_limit_needs_only_targets_and_a_named_rate() {
+    let definition = rate_limit();
     let spec = &schema(&definition).unwrap().properties.as_ref().unwrap()["spec"];
-    inspect("spec", spec);
+    let required = |schema: &JSONSchemaProps| {
+        let mut names = schema.required.clone().unwrap_or_default();
+        names.sort();
+        names
+    };
+    assert_eq!(required(spec), ["limits", "targetRefs"]);
+    let Some(JSONSchemaPropsOrArray::Schema(limit)) = &spec.properties.as_ref().unwrap()["limits"].items else {
+        panic!("limits is no list")
+    };
+    assert_eq!(required(limit), ["name", "rate"]);
+    assert_eq!(required(&limit.properties.as_ref().unwrap()["rate"]), ["per", "requests"]);
+}
+
+#[test]
+fn every_field_is_explained_and_bounded() {
+    for definition in all() {
+        let spec = &schema(&definition).unwrap().properties.as_ref().unwrap()["spec"];
+        inspect("spec", spec);
+    }
 }
 
 fn inspect(path: &str, schema: &JSONSchemaProps) {

@@ -49,7 +49,7 @@ impl Attachments<'_> {
 
     /// Every pod on the enforcing side that is not about to go.
     fn concerned(&self, judged: &Judged<'_>) -> Pods<'_> {
-        let side = judged.source.spec.side;
+        let side = judged.source.side();
         let mut concerned = Pods::new();
         for resolved in judged.targets.iter().filter_map(|target| target.resolved.as_ref()) {
             let namespaces = match side {

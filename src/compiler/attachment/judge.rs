@@ -5,20 +5,15 @@
 
 use std::collections::BTreeMap;
 
-use fusebox_api::CircuitBreakerPolicySpec;
-use fusebox_api::circuit_breaker::Scope;
 use fusebox_api::common::{Side, TargetRef};
 use fusebox_policy::config::{self, PolicyId, ServiceId, TargetId};
-use jiff::SignedDuration;
 
 use super::places::Seniority;
-use super::{Judged, JudgedTarget, Resolved};
-use crate::breaker_config;
-use crate::plan::{ForceVerdict, Name, Refusal, Verdict};
-use crate::snapshot::{CircuitBreaker, Protocol, Service, ServiceKind, ServicePort, Snapshot};
-
-/// How long after it is written an override may last.
-pub const MAX_OVERRIDE: SignedDuration = SignedDuration::from_hours(24);
+use super::{Judged, JudgedTarget, Resolved, Source};
+use crate::common_config;
+use crate::kind::Kind;
+use crate::plan::{Name, Refusal, Verdict};
+use crate::snapshot::{Protocol, Service, ServiceKind, ServicePort, Snapshot};
 
 /// What the verdicts are made from.
 struct Bench<'a> {
@@ -27,27 +22,24 @@ struct Bench<'a> {
 }
 
 /// Two references with equal keys are equals: the older one wins.
-type EqualityKey = (String, config::Side, ServiceId, String);
+type EqualityKey = (Kind, String, config::Side, ServiceId, String);
 
 /// Judges every policy, the oldest first.
 pub(super) fn all(snapshot: &Snapshot) -> Vec<Judged<'_>> {
     let bench = Bench { snapshot, services: snapshot.services.iter().map(|service| (&service.id, service)).collect() };
-    let mut sources: Vec<&CircuitBreaker> = snapshot.circuit_breakers.iter().collect();
-    sources.sort_by_key(|source| Seniority::of(source));
+    let mut sources: Vec<Source<'_>> = Source::all(snapshot).collect();
+    sources.sort_by_key(|source| (Seniority::of(*source), source.kind()));
     let mut policies: Vec<Judged<'_>> = sources.into_iter().map(|source| bench.judge(source)).collect();
     refuse_equals(&mut policies);
     policies
 }
 
 impl<'a> Bench<'a> {
-    fn judge(&self, source: &'a CircuitBreaker) -> Judged<'a> {
-        let (rules, invalid) = match breaker_config::breaker_rules(&source.spec) {
-            Ok(rules) => (rules, None),
-            Err(refusal) => (Vec::new(), Some(refusal)),
-        };
+    fn judge(&self, source: Source<'a>) -> Judged<'a> {
+        let (demand, invalid) = source.demand(self.snapshot);
         let mut targets: Vec<JudgedTarget<'a>> = Vec::new();
-        for reference in &source.spec.target_refs {
-            let id = target_id(&source.id, reference);
+        for reference in source.target_refs() {
+            let id = target_id(source.id(), reference);
             let earlier = targets.iter().position(|target| target.id == id);
             let judged = match (&invalid, earlier) {
                 (Some(refusal), _) => Err(refusal.clone()),
@@ -56,25 +48,25 @@ impl<'a> Bench<'a> {
             };
             targets.push(JudgedTarget::new(id, judged));
         }
-        Judged { source, rules, force: force_verdict(source, self.snapshot), targets }
+        Judged { source, demand, targets }
     }
 
-    fn resolve(&self, source: &'a CircuitBreaker, id: &TargetId) -> Result<Resolved<'a>, Refusal> {
-        let foreign = id.namespace != source.id.namespace;
-        if foreign && source.spec.side == Side::Server {
-            return Err(Refusal::CrossNamespaceServer(name_of(id), source.id.namespace.clone()));
+    fn resolve(&self, source: Source<'a>, id: &TargetId) -> Result<Resolved<'a>, Refusal> {
+        let foreign = id.namespace != source.id().namespace;
+        if foreign && source.side() == Side::Server {
+            return Err(Refusal::CrossNamespaceServer(name_of(id), source.id().namespace.clone()));
         }
         let service_id = ServiceId { namespace: id.namespace.clone(), name: id.name.clone() };
         let service = *self.services.get(&service_id).ok_or_else(|| Refusal::TargetNotFound(name_of(id)))?;
-        check_kind(service, &source.spec)?;
-        let ports = ports_of(service, &id.section)?;
+        check_kind(service, source)?;
+        let ports = ports_of(service, &id.section, source.kind())?;
         Ok(Resolved { service, ports, callers: self.callers(source, service) })
     }
 
     /// The namespaces whose callers obey a policy on a Service: its own, and, where the Service is the policy
     /// namespace's own and has pods behind it, those that consent.
-    fn callers(&self, source: &'a CircuitBreaker, service: &Service) -> Vec<&'a str> {
-        let own = source.id.namespace.as_str();
+    fn callers(&self, source: Source<'a>, service: &Service) -> Vec<&'a str> {
+        let own = source.id().namespace.as_str();
         let has_pods = matches!(service.kind, ServiceKind::ClusterIps(_)) && !service.selector.is_empty();
         if !has_pods || own != service.id.namespace {
             return vec![own];
@@ -98,12 +90,13 @@ impl<'a> JudgedTarget<'a> {
 fn refuse_equals(policies: &mut [Judged<'_>]) {
     let mut winners: BTreeMap<EqualityKey, Name> = BTreeMap::new();
     for policy in policies {
-        let name = Name::from(&policy.source.id);
+        let name = Name::from(policy.source.id());
         for target in &mut policy.targets {
             let Some(resolved) = &target.resolved else { continue };
             let service = resolved.service.id.clone();
-            let side = breaker_config::side(policy.source.spec.side);
-            let key = (name.namespace.clone(), side, service.clone(), target.id.section.clone());
+            let side = common_config::side(policy.source.side());
+            let section = target.id.section.clone();
+            let key = (policy.source.kind(), name.namespace.clone(), side, service.clone(), section);
             let winner = winners.entry(key).or_insert_with(|| name.clone());
             if *winner != name {
                 let what = format!("Service {}{}", Name::from(&service), section_words(&target.id.section));
@@ -134,17 +127,19 @@ fn name_of(id: &TargetId) -> Name {
     Name { namespace: id.namespace.clone(), name: id.name.clone() }
 }
 
-fn check_kind(service: &Service, spec: &CircuitBreakerPolicySpec) -> Result<(), Refusal> {
+fn check_kind(service: &Service, source: Source<'_>) -> Result<(), Refusal> {
     let name = || Name::from(&service.id);
-    match (spec.side, spec.scope, &service.kind) {
-        (Side::Client, _, ServiceKind::Headless) => Err(Refusal::HeadlessService(name())),
-        (Side::Client, Scope::Endpoint, _) if service.selector.is_empty() => Err(Refusal::NoEndpoints(name())),
-        (Side::Server, ..) if service.selector.is_empty() => Err(Refusal::NoSelector(name())),
-        (Side::Client | Side::Server, ..) => Ok(()),
+    match (source.side(), &service.kind) {
+        (Side::Client, ServiceKind::Headless) => Err(Refusal::HeadlessService(name())),
+        (Side::Client, _) if source.needs_endpoints() && service.selector.is_empty() => {
+            Err(Refusal::NoEndpoints(name()))
+        }
+        (Side::Server, _) if service.selector.is_empty() => Err(Refusal::NoSelector(name())),
+        (Side::Client | Side::Server, _) => Ok(()),
     }
 }
 
-fn ports_of<'a>(service: &'a Service, section: &str) -> Result<Vec<&'a ServicePort>, Refusal> {
+fn ports_of<'a>(service: &'a Service, section: &str, kind: Kind) -> Result<Vec<&'a ServicePort>, Refusal> {
     let name = || Name::from(&service.id);
     if section.is_empty() {
         let ports: Vec<_> = service.ports.iter().filter(|port| port.protocol == Protocol::Tcp).collect();
@@ -159,20 +154,9 @@ fn ports_of<'a>(service: &'a Service, section: &str) -> Result<Vec<&'a ServicePo
     };
     match port.protocol {
         Protocol::Tcp => Ok(vec![port]),
-        Protocol::Other => Err(Refusal::UnsupportedProtocol { service: name(), section: section.to_owned() }),
-    }
-}
-
-fn force_verdict(source: &CircuitBreaker, snapshot: &Snapshot) -> ForceVerdict {
-    let Some(force) = &source.spec.force else { return ForceVerdict::Absent };
-    let until = force.until.0;
-    let written = source.override_written.unwrap_or(snapshot.now).min(snapshot.now);
-    let limit = written.checked_add(MAX_OVERRIDE).unwrap_or(jiff::Timestamp::MAX);
-    if until <= snapshot.now {
-        ForceVerdict::Expired { until }
-    } else if until > limit {
-        ForceVerdict::TooFar { until, limit }
-    } else {
-        ForceVerdict::Active { state: breaker_config::forced_state(force.state), until, reason: force.reason.clone() }
+        Protocol::Other => {
+            let (service, section) = (name(), section.to_owned());
+            Err(Refusal::UnsupportedProtocol { service, section, guards: kind.guards() })
+        }
     }
 }

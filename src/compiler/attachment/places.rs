@@ -9,8 +9,8 @@ use fusebox_api::common::Side;
 use fusebox_policy::config::{PolicyId, WorkloadId};
 use jiff::Timestamp;
 
-use super::{Claim, Direction, Fleet, Judged, JudgedTarget, Place, Precision, Rank, Resolved, Standing};
-use crate::snapshot::CircuitBreaker;
+use super::{Claim, Direction, Fleet, Judged, JudgedTarget, Place, Precision, Rank, Resolved, Source, Standing};
+use crate::kind::Kind;
 
 /// The older goes first, then namespace and name. A policy from a file has no age and goes last.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,6 +21,7 @@ pub(crate) struct Seniority {
 
 /// A target on its way to its claims.
 struct Claimant<'c, 'a> {
+    kind: Kind,
     policy: usize,
     position: usize,
     resolved: &'c Resolved<'a>,
@@ -28,8 +29,8 @@ struct Claimant<'c, 'a> {
 }
 
 impl Seniority {
-    pub(super) fn of(source: &CircuitBreaker) -> Self {
-        Self { created: source.created.unwrap_or(Timestamp::MAX), id: source.id.clone() }
+    pub(super) fn of(source: Source<'_>) -> Self {
+        Self { created: source.created().unwrap_or(Timestamp::MAX), id: source.id().clone() }
     }
 }
 
@@ -40,8 +41,8 @@ pub(super) fn claimed<'a>(policies: &[Judged<'a>], fleet: &Fleet<'a>) -> BTreeMa
         for (position, target) in policy.targets.iter().enumerate() {
             let Some(resolved) = &target.resolved else { continue };
             let rank = rank_of(policy.source, target, position);
-            let claimant = Claimant { policy: index, position, resolved, rank };
-            match policy.source.spec.side {
+            let claimant = Claimant { kind: policy.source.kind(), policy: index, position, resolved, rank };
+            match policy.source.side() {
                 Side::Client => claimant.claim_outbound(fleet, &mut places),
                 Side::Server => claimant.claim_inbound(fleet, &mut places),
             }
@@ -59,7 +60,7 @@ impl<'a> Claimant<'_, 'a> {
             for (workload, _) in fleet.in_namespace(namespace) {
                 for port in &self.resolved.ports {
                     let direction = Direction::Outbound(self.resolved.service.id.clone(), port.port);
-                    self.claim(place(workload, direction), port, places);
+                    self.claim(self.place(workload, direction), port, places);
                 }
             }
         }
@@ -69,10 +70,14 @@ impl<'a> Claimant<'_, 'a> {
         for (workload, member) in fleet.in_namespace(&self.resolved.service.id.namespace) {
             for port in &self.resolved.ports {
                 for container_port in member.container_ports(self.resolved.service, port) {
-                    self.claim(place(workload, Direction::Inbound(container_port)), port, places);
+                    self.claim(self.place(workload, Direction::Inbound(container_port)), port, places);
                 }
             }
         }
+    }
+
+    fn place(&self, workload: &WorkloadId, direction: Direction) -> Place {
+        Place { workload: workload.clone(), direction, kind: self.kind }
     }
 
     fn claim(
@@ -91,12 +96,8 @@ impl<'a> Claimant<'_, 'a> {
     }
 }
 
-fn place(workload: &WorkloadId, direction: Direction) -> Place {
-    Place { workload: workload.clone(), direction }
-}
-
-fn rank_of(source: &CircuitBreaker, target: &JudgedTarget<'_>, position: usize) -> Rank {
-    let standing = if source.id.namespace == target.id.namespace { Standing::Owner } else { Standing::Consumer };
+fn rank_of(source: Source<'_>, target: &JudgedTarget<'_>, position: usize) -> Rank {
+    let standing = if source.id().namespace == target.id.namespace { Standing::Owner } else { Standing::Consumer };
     let precision = if target.id.section.is_empty() { Precision::Whole } else { Precision::Section };
     Rank { standing, precision, seniority: Seniority::of(source), position }
 }

@@ -5,21 +5,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use fusebox_api::circuit_breaker::FallbackType;
-use fusebox_api::common::Mode;
-use fusebox_policy::config::{BreakerKey, PolicyId, PolicyVersion, Protocol, WorkloadId};
+use fusebox_policy::config::WorkloadId;
 
-use super::{Attachments, Claim, Direction, Judged, JudgedTarget, Place, Resolved};
-use crate::breaker_config;
-use crate::monitoring::AlertSubject;
+use super::{Attachments, Claim, Direction, Judged, JudgedTarget, Place};
+use crate::common_config;
+use crate::kind::PolicyKey;
 use crate::plan::{
-    Attached, BoundPod, Cause, Doubt, Name, Overruled, PolicyPlan, Readiness, Refusal, TargetPlan, Verdict,
+    Attached, BoundPod, Cause, Name, Overruled, PolicyPlan, Readiness, Refusal, StateKeys, TargetPlan, Verdict,
     WorkloadPlan,
 };
 use crate::snapshot::Pod;
-
-/// The kind as it stands in acknowledgements.
-pub(crate) const KIND: &str = "CircuitBreakerPolicy";
 
 /// Where each target of each policy stands.
 #[derive(Default)]
@@ -39,10 +34,10 @@ impl Standings {
 
 impl Attachments<'_> {
     /// The plan of every policy.
-    pub(crate) fn policies(&self, workloads: &BTreeMap<WorkloadId, WorkloadPlan>) -> BTreeMap<PolicyId, PolicyPlan> {
+    pub(crate) fn policies(&self, workloads: &BTreeMap<WorkloadId, WorkloadPlan>) -> BTreeMap<PolicyKey, PolicyPlan> {
         let standings = self.standings();
         let plan = |(index, judged)| self.policy(index, judged, (&standings, workloads));
-        self.policies.iter().enumerate().map(plan).map(|plan| (plan.version.id.clone(), plan)).collect()
+        self.policies.iter().enumerate().map(plan).map(|plan| (plan.key.clone(), plan)).collect()
     }
 
     fn standings(&self) -> Standings {
@@ -74,7 +69,7 @@ impl Attachments<'_> {
         let port = match &place.direction {
             Direction::Inbound(port) | Direction::Outbound(_, port) => *port,
         };
-        let by = self.policies[winner.policy].source.id.clone();
+        let by = self.policies[winner.policy].source.id().clone();
         Some(Overruled { cause, by, workload: place.workload.clone(), port })
     }
 
@@ -84,34 +79,34 @@ impl Attachments<'_> {
         judged: &Judged<'_>,
         (standings, workloads): (&Standings, &BTreeMap<WorkloadId, WorkloadPlan>),
     ) -> PolicyPlan {
-        let spec = &judged.source.spec;
-        let targets = judged.targets.iter().enumerate().zip(&spec.target_refs);
+        let source = judged.source;
+        let targets = judged.targets.iter().enumerate().zip(source.target_refs());
         PolicyPlan {
-            version: version(judged),
-            side: breaker_config::side(spec.side),
-            mode: spec.mode,
-            scope: spec.scope,
+            key: source.key(),
+            version: source.version(),
+            side: common_config::side(source.side()),
+            mode: source.mode(),
             targets: targets
                 .map(|((position, target), reference)| {
                     let lost = standings.lost.get(&(index, position)).cloned().unwrap_or_default();
                     let won = standings.won.contains_key(&(index, position));
-                    let rules = judged.rules.iter().map(|rule| rule.name.clone()).collect();
                     TargetPlan {
                         reference: reference.clone(),
                         target: target.id.clone(),
-                        rules,
                         verdict: verdict(target, &lost, won),
                         overruled: lost.into_iter().collect(),
                         attached: if won { Attached::Somewhere } else { Attached::Nowhere },
-                        doubts: target.resolved.as_ref().map(|it| doubts(judged, it)).unwrap_or_default(),
+                        doubts: target.resolved.as_ref().map(|it| source.doubts(it)).unwrap_or_default(),
                     }
                 })
                 .collect(),
             pods: self.bound_pods(index, judged, (standings, workloads)),
             coverage: self.coverage(judged, standings.places_of((index, judged.targets.len()))),
-            alerts: AlertSubject::of(&judged.source.id, &judged.source.spec),
-            force: judged.force.clone(),
+            references: judged.demand.references(&self.snapshot.references),
+            alerts: source.alerts(),
+            part: judged.demand.part(),
             prometheus: self.snapshot.prometheus,
+            reader: self.snapshot.operator.reader(),
         }
     }
 
@@ -121,32 +116,21 @@ impl Attachments<'_> {
         judged: &Judged<'_>,
         (standings, workloads): (&Standings, &BTreeMap<WorkloadId, WorkloadPlan>),
     ) -> BTreeMap<String, BoundPod> {
-        let mut breakers: BTreeMap<&WorkloadId, BTreeSet<BreakerKey>> = BTreeMap::new();
+        let mut keys: BTreeMap<&WorkloadId, StateKeys> = BTreeMap::new();
         for (position, target) in judged.targets.iter().enumerate() {
             for place in standings.won.get(&(index, position)).into_iter().flatten() {
-                breakers.entry(&place.workload).or_default().extend(keys(judged, target, &place.direction));
+                keys.entry(&place.workload).or_default().extend(judged.demand.keys(&target.id, &place.direction));
             }
         }
         let mut bound = BTreeMap::new();
-        for (workload, keys) in breakers {
+        for (workload, keys) in keys {
             let Some(plan) = workloads.get(workload) else { continue };
-            let keys: Arc<[BreakerKey]> = keys.into_iter().collect();
+            let keys = Arc::new(keys);
             for pod in self.fleet.pods_of(workload).filter(|pod| pod.sidecar) {
                 bound.insert(uid_of(pod), bound_pod(pod, plan, &keys));
             }
         }
         bound
-    }
-}
-
-/// The policy at its generation.
-pub(crate) fn version(judged: &Judged<'_>) -> PolicyVersion {
-    let source = judged.source;
-    PolicyVersion {
-        kind: KIND.to_owned(),
-        id: source.id.clone(),
-        uid: source.uid.clone(),
-        generation: source.generation,
     }
 }
 
@@ -162,41 +146,14 @@ fn verdict(target: &JudgedTarget<'_>, lost: &BTreeSet<Overruled>, won: bool) -> 
     Verdict::Refused(Refusal::Conflicted { winner: Name::from(by), what })
 }
 
-/// What of an accepted target is hardly meant.
-fn doubts(judged: &Judged<'_>, resolved: &Resolved<'_>) -> Vec<Doubt> {
-    let spec = &judged.source.spec;
-    let looks_into_requests = !spec.rules.is_empty() || spec.fallback.kind != FallbackType::None;
-    let plain = resolved.ports.iter().filter(|port| looks_into_requests && port.spoken == Protocol::Tcp);
-    let plain = plain.map(|port| Doubt::PlainTcp(port.port));
-    plain.chain(resolved.service.stray_opaque_ports.iter().cloned().map(Doubt::NoSuchOpaquePort)).collect()
-}
-
-fn keys(judged: &Judged<'_>, target: &JudgedTarget<'_>, direction: &Direction) -> Vec<BreakerKey> {
-    if judged.source.spec.mode == Mode::Disabled {
-        return Vec::new();
-    }
-    let port = match direction {
-        Direction::Inbound(port) | Direction::Outbound(_, port) => *port,
-    };
-    let key = |rule: &fusebox_policy::config::BreakerRule| BreakerKey {
-        policy: judged.source.id.clone(),
-        target: target.id.clone(),
-        side: breaker_config::side(judged.source.spec.side),
-        port,
-        rule: rule.name.clone(),
-        endpoint: String::new(),
-    };
-    judged.rules.iter().map(key).collect()
-}
-
-fn bound_pod(pod: &Pod, plan: &WorkloadPlan, keys: &Arc<[BreakerKey]>) -> BoundPod {
+fn bound_pod(pod: &Pod, plan: &WorkloadPlan, keys: &Arc<StateKeys>) -> BoundPod {
     BoundPod {
         namespace: pod.namespace.clone(),
         name: pod.name.clone(),
         workload: pod.workload.clone(),
         revision: plan.revision.clone(),
         readiness: if pod.ready { Readiness::Ready } else { Readiness::NotReady },
-        breakers: Arc::clone(keys),
+        keys: Arc::clone(keys),
     }
 }
 

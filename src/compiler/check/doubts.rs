@@ -7,24 +7,28 @@ use fusebox_policy::config::{self, TargetId};
 
 use super::Path;
 use crate::compile;
-use crate::plan::Verdict;
+use crate::kind::{Kind, PolicyKey};
+use crate::plan::{Doubt, Verdict};
 use crate::snapshot::{CircuitBreaker, Protocol, Service, Snapshot};
 
-/// Warnings about one policy. `around` holds the Services it targets and the policies that target the same.
+/// Warnings about one policy. `around` holds it, the Services it targets and the policies that target the same.
 #[must_use]
-pub fn doubts(policy: CircuitBreaker, mut around: Snapshot) -> Vec<String> {
-    let id = policy.id.clone();
-    let blind = blind_fields(&policy);
-    around.circuit_breakers.push(policy);
-    let plan = compile(&around);
+pub fn doubts(key: &PolicyKey, around: &Snapshot) -> Vec<String> {
+    let plan = compile(around);
     let mut said = Vec::new();
-    for (index, target) in plan.policies.get(&id).into_iter().flat_map(|policy| &policy.targets).enumerate() {
+    for (index, target) in plan.policies.get(key).into_iter().flat_map(|policy| &policy.targets).enumerate() {
         let path = Path::default().field("spec").field("targetRefs").index(index);
-        match &target.verdict {
-            Verdict::Refused(refusal) => said.push(format!("{path}: {refusal}")),
-            Verdict::Accepted => {
+        match (&target.verdict, key.kind) {
+            (Verdict::Refused(refusal), _) => said.push(format!("{path}: {refusal}")),
+            (Verdict::Accepted, Kind::CircuitBreakerPolicy) => {
                 let service = around.services.iter().find(|it| is(it, &target.target));
+                let blind = around.circuit_breakers.iter().find(|it| it.id == key.id).map(blind_fields);
+                let blind = blind.unwrap_or_default();
                 said.extend(service.into_iter().flat_map(|service| plain_tcp(service, &target.target.section, &blind)));
+            }
+            (Verdict::Accepted, Kind::RateLimit) => {
+                let about = target.doubts.iter().filter(|doubt| !matches!(doubt, Doubt::NoSuchOpaquePort(_)));
+                said.extend(about.map(|doubt| format!("{path}: {doubt}")));
             }
         }
     }

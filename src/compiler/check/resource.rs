@@ -3,17 +3,20 @@
 //! Documents of other groups are none of our business and pass, so that a directory with
 //! Deployments and Services beside policies can be checked as it is.
 
-use fusebox_api::CircuitBreakerPolicySpec;
+use std::collections::BTreeMap;
+
 use fusebox_api::names::{GROUP, VERSION};
+use fusebox_api::{CircuitBreakerPolicySpec, RateLimitSpec};
+use fusebox_policy::config::PolicyId;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::schema::Schema;
 use super::{Found, Layer, Path, fields};
-use crate::breaker_config;
+use crate::kind::Kind;
 use crate::plan::Refusal;
-
-/// The kinds there are.
-const KINDS: [&str; 1] = ["CircuitBreakerPolicy"];
+use crate::snapshot::RateLimit;
+use crate::{breaker_config, rate_limit_config};
 
 /// The longest name of an object.
 const MAX_NAME: usize = 253;
@@ -31,46 +34,62 @@ pub(super) fn check(value: &Value) -> Vec<Found> {
         return vec![Found::new(Layer::Syntax, Path::default().field(missing), "is required")];
     };
     let ours = api_version.split('/').next() == Some(GROUP);
-    match (ours, KINDS.contains(&kind)) {
-        (false, false) => Vec::new(),
-        (true, true) if api_version == format!("{GROUP}/{VERSION}") => circuit_breaker(value),
-        (_, true) => vec![
+    match (ours, Kind::named(kind)) {
+        (false, None) => Vec::new(),
+        (true, Some(kind)) if api_version == format!("{GROUP}/{VERSION}") => policy(kind, value),
+        (_, Some(_)) => vec![
             Found::new(Layer::Syntax, Path::default().field("apiVersion"), format!("{api_version:?} has no {kind}"))
                 .with_fix(format!("write {GROUP}/{VERSION}")),
         ],
-        (true, false) => vec![unknown_kind(kind)],
+        (true, None) => vec![unknown_kind(kind)],
     }
 }
 
 fn unknown_kind(kind: &str) -> Found {
-    let fix = match fields::nearest(kind, KINDS.into_iter()) {
+    let kinds = Kind::ALL.map(Kind::as_str);
+    let fix = match fields::nearest(kind, kinds.into_iter()) {
         Some(near) => format!("did you mean {near}?"),
-        None => format!("the kinds are {}", KINDS.join(", ")),
+        None => format!("the kinds are {}", kinds.join(", ")),
     };
     Found::new(Layer::Syntax, Path::default().field("kind"), format!("{kind:?} is no kind of {GROUP}")).with_fix(fix)
 }
 
-fn circuit_breaker(value: &Value) -> Vec<Found> {
+fn policy(kind: Kind, value: &Value) -> Vec<Found> {
     let mut found = name(value);
-    let Some(schema) = Schema::circuit_breaker() else { return found };
+    let Some(schema) = Schema::of(kind) else { return found };
     found.extend(schema.check(value));
     if found.is_empty() {
-        found.extend(compiler(&schema.defaulted(value)));
+        let spec = &schema.defaulted(value)["spec"];
+        found.extend(match kind {
+            Kind::CircuitBreakerPolicy => compiler(spec, breakers_refusal),
+            Kind::RateLimit => compiler(spec, limits_refusal),
+        });
     }
     found
 }
 
 /// What the compiler alone can tell.
-fn compiler(defaulted: &Value) -> Option<Found> {
-    let spec: CircuitBreakerPolicySpec = match serde_json::from_value(defaulted["spec"].clone()) {
+fn compiler<S: DeserializeOwned>(spec: &Value, refusal: impl Fn(S) -> Option<Refusal>) -> Option<Found> {
+    let spec: S = match serde_json::from_value(spec.clone()) {
         Ok(spec) => spec,
         Err(error) => return Some(Found::new(Layer::Compiler, Path::default().field("spec"), error.to_string())),
     };
-    match breaker_config::breaker_rules(&spec) {
-        Err(Refusal::InvalidSpec { field, problem }) => Some(Found::new(Layer::Compiler, Path::parse(&field), problem)),
-        Err(refusal) => Some(Found::new(Layer::Compiler, Path::default().field("spec"), refusal.to_string())),
-        Ok(_) => None,
+    match refusal(spec)? {
+        Refusal::InvalidSpec { field, problem } => Some(Found::new(Layer::Compiler, Path::parse(&field), problem)),
+        refusal => Some(Found::new(Layer::Compiler, Path::default().field("spec"), refusal.to_string())),
     }
+}
+
+// It takes the spec as the other one does.
+#[allow(clippy::needless_pass_by_value)]
+fn breakers_refusal(spec: CircuitBreakerPolicySpec) -> Option<Refusal> {
+    breaker_config::breaker_rules(&spec).err()
+}
+
+fn limits_refusal(spec: RateLimitSpec) -> Option<Refusal> {
+    let id = PolicyId { namespace: String::new(), name: String::new() };
+    let source = RateLimit { id, uid: String::new(), generation: 0, created: None, spec };
+    rate_limit_config::limits(&source, &BTreeMap::new()).err()
 }
 
 fn name(value: &Value) -> Vec<Found> {

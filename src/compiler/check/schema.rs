@@ -8,10 +8,12 @@ use std::sync::LazyLock;
 use fusebox_api::{crd, duration};
 use jsonschema::error::ValidationErrorKind;
 use jsonschema::paths::LocationSegment;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::core::cel::{ErrorKind, Validator as RuleValidator, apply_defaults};
 use serde_json::{Map, Value};
 
 use super::{Found, Layer, MAX_FINDINGS, Path, UNKNOWN_FIELD, fields};
+use crate::kind::Kind;
 
 /// Fields of every object that the definition's schema does not list.
 const ROOT_FIELDS: [&str; 3] = ["apiVersion", "kind", "metadata"];
@@ -39,25 +41,32 @@ const METADATA_FIELDS: [&str; 15] = [
 const DURATION_FIX: &str = "write it like 5s, 250ms or 1m30s";
 
 /// The schema of CircuitBreakerPolicy, made once.
-static CIRCUIT_BREAKER: LazyLock<Option<Schema>> = LazyLock::new(Schema::of_circuit_breaker);
+static CIRCUIT_BREAKER: LazyLock<Option<Schema>> = LazyLock::new(|| Schema::new("cb", &crd::circuit_breaker_policy()));
+
+/// The schema of RateLimit, made once.
+static RATE_LIMIT: LazyLock<Option<Schema>> = LazyLock::new(|| Schema::new("rl", &crd::rate_limit()));
 
 /// A schema, ready to check with.
 pub(super) struct Schema {
+    /// What `kubectl explain` knows the resource by.
+    word: &'static str,
     raw: Value,
     compiled: jsonschema::Validator,
 }
 
 impl Schema {
-    /// The schema of CircuitBreakerPolicy; absent only if the definition were no schema, which a test excludes.
-    pub(super) fn circuit_breaker() -> Option<&'static Self> {
-        CIRCUIT_BREAKER.as_ref()
+    /// The schema of a kind; absent only if the definition were no schema, which a test excludes.
+    pub(super) fn of(kind: Kind) -> Option<&'static Self> {
+        match kind {
+            Kind::CircuitBreakerPolicy => CIRCUIT_BREAKER.as_ref(),
+            Kind::RateLimit => RATE_LIMIT.as_ref(),
+        }
     }
 
-    fn of_circuit_breaker() -> Option<Self> {
-        let definition = crd::circuit_breaker_policy();
-        let raw = serde_json::to_value(crd::schema(&definition)?).ok()?;
+    fn new(word: &'static str, definition: &CustomResourceDefinition) -> Option<Self> {
+        let raw = serde_json::to_value(crd::schema(definition)?).ok()?;
         let compiled = jsonschema::options().should_validate_formats(true).build(&raw).ok()?;
-        Some(Self { raw, compiled })
+        Some(Self { word, raw, compiled })
     }
 
     /// The document as the API server keeps it: without nulls, with defaults.
@@ -105,14 +114,43 @@ impl Schema {
             }
             rest.insert(name.clone(), value.clone());
         }
-        unknown(&self.raw, &Value::Object(rest), &Path::default(), &mut found);
+        self.unknown((&self.raw, &Value::Object(rest)), &Path::default(), &mut found);
         if let Some(Value::Object(metadata)) = fields.get("metadata") {
             let path = Path::default().field("metadata");
             for name in metadata.keys().filter(|name| !METADATA_FIELDS.contains(&name.as_str())) {
-                found.push(unknown_field(&path, name, METADATA_FIELDS.into_iter()));
+                found.push(self.unknown_field(&path, name, METADATA_FIELDS.into_iter()));
             }
         }
         found
+    }
+
+    fn unknown(&self, (schema, value): (&Value, &Value), path: &Path, found: &mut Vec<Found>) {
+        match value {
+            Value::Object(fields) => {
+                let Some(properties) = schema.get("properties").and_then(Value::as_object) else { return };
+                for (name, value) in fields {
+                    match properties.get(name) {
+                        Some(schema) => self.unknown((schema, value), &path.field(name), found),
+                        None => found.push(self.unknown_field(path, name, properties.keys().map(String::as_str))),
+                    }
+                }
+            }
+            Value::Array(items) => {
+                let Some(schema) = schema.get("items") else { return };
+                for (index, item) in items.iter().enumerate() {
+                    self.unknown((schema, item), &path.index(index), found);
+                }
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+
+    fn unknown_field<'a>(&self, path: &Path, name: &str, known: impl Iterator<Item = &'a str>) -> Found {
+        let fix = match fields::nearest(name, known) {
+            Some(near) => format!("did you mean {near}?"),
+            None => format!("remove it; `kubectl explain {}.spec` lists the fields", self.word),
+        };
+        Found::new(Layer::Schema, path.field(name), UNKNOWN_FIELD).with_fix(fix)
     }
 
     /// A refusal of the schema in words that say what to do.
@@ -154,35 +192,6 @@ impl Schema {
         let pattern = self.raw.pointer(place).and_then(|schema| schema.get("pattern"));
         pattern.and_then(Value::as_str) == Some(duration::PATTERN)
     }
-}
-
-fn unknown(schema: &Value, value: &Value, path: &Path, found: &mut Vec<Found>) {
-    match value {
-        Value::Object(fields) => {
-            let Some(properties) = schema.get("properties").and_then(Value::as_object) else { return };
-            for (name, value) in fields {
-                match properties.get(name) {
-                    Some(schema) => unknown(schema, value, &path.field(name), found),
-                    None => found.push(unknown_field(path, name, properties.keys().map(String::as_str))),
-                }
-            }
-        }
-        Value::Array(items) => {
-            let Some(schema) = schema.get("items") else { return };
-            for (index, item) in items.iter().enumerate() {
-                unknown(schema, item, &path.index(index), found);
-            }
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-    }
-}
-
-fn unknown_field<'a>(path: &Path, name: &str, known: impl Iterator<Item = &'a str>) -> Found {
-    let fix = match fields::nearest(name, known) {
-        Some(near) => format!("did you mean {near}?"),
-        None => "remove it; `kubectl explain cb.spec` lists the fields".to_owned(),
-    };
-    Found::new(Layer::Schema, path.field(name), UNKNOWN_FIELD).with_fix(fix)
 }
 
 /// Items that stand twice in a list whose items are told apart by value or by keys.

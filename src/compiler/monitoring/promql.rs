@@ -5,6 +5,11 @@
 
 use std::fmt::Write as _;
 
+use fusebox_policy::config::PolicyId;
+use fusebox_policy::metrics::{POLICY, POLICY_NAMESPACE};
+
+use crate::kind::PolicyKey;
+
 /// Label matchers between braces, such as `{policy="payments",rule!="writes"}`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Matchers {
@@ -12,6 +17,12 @@ pub(crate) struct Matchers {
 }
 
 impl Matchers {
+    /// The series of one policy.
+    pub(crate) fn of_policy(policy: &PolicyKey) -> Self {
+        let PolicyId { namespace, name } = &policy.id;
+        Self::default().equal(POLICY_NAMESPACE, namespace).equal(POLICY, name)
+    }
+
     /// Adds `label="value"`.
     pub(crate) fn equal(self, label: &str, value: &str) -> Self {
         self.with(label, "=", value)

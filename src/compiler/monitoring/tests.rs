@@ -4,6 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use fusebox_api::CircuitBreakerPolicySpec;
+use fusebox_api::common::Mode;
+use fusebox_policy::config::PolicyId;
 use fusebox_testkit::prometheus;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
@@ -13,18 +16,36 @@ use super::*;
 
 const CASES: &str = include_str!("promtool_cases.yaml");
 
+fn key(kind: Kind, namespace: &str, name: &str) -> PolicyKey {
+    PolicyKey::new(kind, PolicyId { namespace: namespace.to_owned(), name: name.to_owned() })
+}
+
+fn timeouts(rules: &[(&str, Option<u64>)]) -> Watched {
+    let rule =
+        |(rule, timeout_ms): &(&str, Option<u64>)| RuleTimeout { rule: (*rule).to_owned(), timeout_ms: *timeout_ms };
+    Watched::Breakers(rules.iter().map(rule).collect())
+}
+
 fn subject(namespace: &str, name: &str, rules: &[(&str, Option<u64>)]) -> AlertSubject {
-    AlertSubject {
-        policy: PolicyId { namespace: namespace.to_owned(), name: name.to_owned() },
-        rules: rules
-            .iter()
-            .map(|(rule, timeout_ms)| RuleTimeout { rule: (*rule).to_owned(), timeout_ms: *timeout_ms })
-            .collect(),
-    }
+    AlertSubject { policy: key(Kind::CircuitBreakerPolicy, namespace, name), watched: timeouts(rules) }
+}
+
+fn limited(namespace: &str, name: &str) -> AlertSubject {
+    let watched = Watched::Limits { shared: true, blocking: true };
+    AlertSubject { policy: key(Kind::RateLimit, namespace, name), watched }
+}
+
+fn limits() -> PrometheusRule {
+    prometheus_rule(&limited("shop", "payments"), &MonitoringOptions::default())
 }
 
 fn payments() -> PrometheusRule {
     prometheus_rule(&subject("shop", "payments", &[("writes", Some(250)), ("", None)]), &MonitoringOptions::default())
+}
+
+/// Both kinds' rules, as one file.
+fn both() -> PrometheusRuleSpec {
+    PrometheusRuleSpec { groups: [payments().spec.groups, limits().spec.groups].concat() }
 }
 
 /// Writes `spec` as a rule file and runs promtool in its folder.
@@ -71,19 +92,19 @@ fn violations(plural: &str, object: &impl serde::Serialize) -> Vec<String> {
 
 #[test]
 fn promtool_finds_nothing_to_say_about_generated_rules() {
-    let (passed, said) = promtool(&payments().spec, &["check", "rules", "--lint=all", "--lint-fatal", "rules.yaml"]);
+    let (passed, said) = promtool(&both(), &["check", "rules", "--lint=all", "--lint-fatal", "rules.yaml"]);
     assert!(passed, "{said}");
 }
 
 #[test]
 fn each_alert_fires_when_it_must_and_stays_silent_when_it_must_not() {
-    let (passed, said) = promtool(&payments().spec, &["test", "rules", "cases.yaml"]);
+    let (passed, said) = promtool(&both(), &["test", "rules", "cases.yaml"]);
     assert!(passed, "{said}");
 }
 
 #[test]
 fn a_rule_that_lost_its_alerts_fails_the_cases() {
-    let mut spec = payments().spec;
+    let mut spec = both();
     spec.groups[0].rules.retain(|rule| rule.alert != "HighErrorRate");
     let (passed, said) = promtool(&spec, &["test", "rules", "cases.yaml"]);
     assert!(!passed && said.contains("HighErrorRate"), "{said}");
@@ -92,7 +113,7 @@ fn a_rule_that_lost_its_alerts_fails_the_cases() {
 #[test]
 fn each_alert_says_what_to_do_about_it() {
     let runbooks = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/runbooks");
-    for rule in &payments().spec.groups[0].rules {
+    for rule in both().groups.iter().flat_map(|group| &group.rules) {
         for text in ["summary", "description", "runbook_url"] {
             assert!(!rule.annotations[text].is_empty(), "{}: {text}", rule.alert);
         }
@@ -131,15 +152,30 @@ fn the_monitor_finds_the_service_and_its_port() {
     assert_eq!(ports[0].name.as_deref(), Some(monitor.spec.endpoints[0].port.as_str()));
 }
 
+/// The plan of one policy with this spec.
+fn compiled(spec: &CircuitBreakerPolicySpec) -> crate::PolicyPlan {
+    let mut snapshot = crate::Snapshot::empty(jiff::Timestamp::UNIX_EPOCH);
+    snapshot.circuit_breakers.push(crate::snapshot::CircuitBreaker {
+        id: key(Kind::CircuitBreakerPolicy, "shop", "payments").id,
+        uid: String::new(),
+        generation: 1,
+        created: None,
+        override_written: None,
+        spec: spec.clone(),
+    });
+    crate::compile(&snapshot).policies.into_values().next().unwrap()
+}
+
 #[test]
 fn a_rules_own_timeout_beats_the_policys_and_a_disabled_policy_has_no_alerts() {
     let text = "{targetRefs: [{name: payments}], timeout: 2s, rules: [{name: writes, match: {methods: [POST]}, overrides: {timeout: 250ms}}, {name: reads, match: {methods: [GET]}}]}";
-    let mut spec: fusebox_api::CircuitBreakerPolicySpec = serde_yaml::from_str(text).unwrap();
-    let policy = PolicyId { namespace: "shop".to_owned(), name: "payments".to_owned() };
-    let of = AlertSubject::of(&policy, &spec).unwrap();
-    assert_eq!(of, subject("shop", "payments", &[("writes", Some(250)), ("reads", Some(2000)), ("", Some(2000))]));
-    spec.mode = fusebox_api::common::Mode::Disabled;
-    assert_eq!(AlertSubject::of(&policy, &spec), None);
+    let mut spec: CircuitBreakerPolicySpec = serde_yaml::from_str(text).unwrap();
+    let wanted = timeouts(&[("writes", Some(250)), ("reads", Some(2000)), ("", Some(2000))]);
+    assert_eq!(Watched::of_breakers(&spec), wanted);
+    for mode in [Mode::Enforce, Mode::Disabled] {
+        spec.mode = mode;
+        assert_eq!(compiled(&spec).alerts.is_some(), mode == Mode::Enforce);
+    }
 }
 
 #[test]
@@ -152,12 +188,15 @@ fn a_policy_whose_rules_all_have_timeouts_has_no_fixed_latency_limit() {
 #[test]
 fn a_shortened_name_is_no_other_policys() {
     let long = "a".repeat(253);
-    let shortened = rule_name(&long);
-    assert_eq!(shortened.len(), MAX_NAME);
-    let (_, tail) = shortened.split_once(RULE_PREFIX).unwrap();
-    assert!(tail.starts_with('-'), "no policy's name does");
-    assert_ne!(rule_name(tail.trim_start_matches('-')), shortened);
-    assert_ne!(rule_name(&format!("{}b", "a".repeat(252))), shortened);
+    for kind in Kind::ALL {
+        let rule_name = |name: &str| rule_name(&key(kind, "shop", name));
+        let shortened = rule_name(&long);
+        assert_eq!(shortened.len(), MAX_NAME);
+        let (_, tail) = shortened.split_once(rule_prefix(kind)).unwrap();
+        assert!(tail.starts_with('-'), "no policy's name does");
+        assert_ne!(rule_name(tail.trim_start_matches('-')), shortened);
+        assert_ne!(rule_name(&format!("{}b", "a".repeat(252))), shortened);
+    }
 }
 
 fn hostile() -> impl Strategy<Value = String> {
@@ -196,9 +235,12 @@ fn promtool_accepts_rules_with_hostile_names() {
     for index in 0..200 {
         let mut name = || hostile().new_tree(&mut runner).unwrap().current();
         let rule = subject(&name(), &name(), &[(&name(), Some(1)), (&name(), None)]);
-        for mut group in prometheus_rule(&rule, &MonitoringOptions::default()).spec.groups {
-            group.name = format!("group-{index}");
-            groups.push(group);
+        let limits = limited(&name(), &name());
+        for (kind, subject) in [rule, limits].iter().enumerate() {
+            for mut group in prometheus_rule(subject, &MonitoringOptions::default()).spec.groups {
+                group.name = format!("group-{index}-{kind}");
+                groups.push(group);
+            }
         }
     }
     let (passed, said) = promtool(&PrometheusRuleSpec { groups }, &["check", "rules", "rules.yaml"]);
@@ -214,6 +256,10 @@ proptest! {
             prop_assert_eq!(&plain.annotations, &hostile.annotations);
             prop_assert_eq!(&plain.labels, &hostile.labels);
         }
+        let (plain, limit) = (limits(), prometheus_rule(&limited(&namespace, &name), &MonitoringOptions::default()));
+        for (plain, hostile) in plain.spec.groups[0].rules.iter().zip(&limit.spec.groups[0].rules) {
+            prop_assert_eq!((&plain.annotations, &plain.labels), (&hostile.annotations, &hostile.labels));
+        }
         let yaml = serde_yaml::to_string(&hostile).unwrap();
         let read: PrometheusRule = serde_yaml::from_str(&yaml).unwrap();
         prop_assert_eq!(read, hostile);
@@ -221,8 +267,11 @@ proptest! {
 
     #[test]
     fn two_policies_never_share_a_rule(one in "[a-z0-9]([-a-z0-9.]{0,280}[a-z0-9])?", other in "[a-z0-9]([-a-z0-9.]{220,250}[a-z0-9])?") {
-        prop_assume!(one != other);
-        prop_assert_ne!(rule_name(&one), rule_name(&other));
-        prop_assert!(rule_name(&one).len() <= MAX_NAME);
+        let names = Kind::ALL.map(|kind| rule_name(&key(kind, "shop", &one)));
+        prop_assert_ne!(&names[0], &names[1]);
+        for (kind, name) in Kind::ALL.into_iter().zip(names) {
+            prop_assert!(one == other || name != rule_name(&key(kind, "shop", &other)));
+            prop_assert!(name.len() <= MAX_NAME);
+        }
     }
 }

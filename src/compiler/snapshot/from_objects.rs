@@ -5,11 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fusebox_api::CircuitBreakerPolicy;
 use fusebox_api::names::{
     CONSENT_ANNOTATION, INTERCEPTION_ANNOTATION, OPAQUE_PORTS_ANNOTATION, SIDECAR_CONTAINER, SIDECAR_INJECTED,
     SIDECAR_LABEL, TAKEN_PORTS_ANNOTATION,
 };
+use fusebox_api::{self as api, CircuitBreakerPolicy};
 use fusebox_policy::config::{self, PolicyId, ServiceId, WorkloadId};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
@@ -20,8 +20,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::spoken::spoken;
 use super::{
-    CircuitBreaker, Injection, Namespace, Pod, Protocol, Service, ServiceKind, ServicePort, TargetPort, Workload,
-    workload_of,
+    CircuitBreaker, Injection, Namespace, Pod, Protocol, RateLimit, Service, ServiceKind, ServicePort, TargetPort,
+    Workload, workload_of,
 };
 
 /// Strays in a list of opaque ports that are kept, at most.
@@ -42,6 +42,19 @@ impl From<&CircuitBreakerPolicy> for CircuitBreaker {
             generation: metadata.generation.unwrap_or_default(),
             created: metadata.creation_timestamp.as_ref().map(|time| time.0),
             override_written: override_written(metadata),
+            spec: policy.spec.clone(),
+        }
+    }
+}
+
+impl From<&api::RateLimit> for RateLimit {
+    fn from(policy: &api::RateLimit) -> Self {
+        let metadata = &policy.metadata;
+        Self {
+            id: PolicyId { namespace: namespace_of(metadata), name: name_of(metadata) },
+            uid: metadata.uid.clone().unwrap_or_default(),
+            generation: metadata.generation.unwrap_or_default(),
+            created: metadata.creation_timestamp.as_ref().map(|time| time.0),
             spec: policy.spec.clone(),
         }
     }

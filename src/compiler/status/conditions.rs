@@ -1,25 +1,25 @@
-//! The eight conditions of a policy, each with a reason, and a message that says the next step.
+//! The conditions that every policy has, each with a reason, and a message that says the next step.
 //!
-//! `Tripped` must never be part of `Ready`: an open breaker is the policy at work, and tools
-//! that roll back what is not ready would undo it. Nor must `Covered`: pods that were there before would block a rollout.
+//! What only one kind has (an open breaker, a blocked client) stands with that kind, and must never be part of `Ready`: it is the
+//! policy at work, and tools that roll back what is not ready would undo it. Nor must `Covered`: pods that were there before would
+//! block a rollout.
 
 mod covered;
+mod resolved;
 
 use std::collections::BTreeSet;
 
-use fusebox_api::CircuitBreakerPolicyStatus;
-use fusebox_api::circuit_breaker::Scope;
 use fusebox_api::common::Mode;
-use fusebox_api::status::State;
-use fusebox_policy::config::{ForcedState, Side};
+use fusebox_policy::config::Side;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::sidecars::Sidecars;
-use super::targets::Observed;
 use super::{Completeness, Monitoring, PodReport, Reason, Reports};
-use crate::plan::{Attached, BoundPod, Cause, ForceVerdict, PolicyPlan, Readiness, Refusal, TargetPlan, Verdict};
+use crate::plan::{Attached, BoundPod, Cause, PolicyPlan, Readiness, Refusal, TargetPlan, Verdict};
 use crate::snapshot::Prometheus;
+
+use resolved::resolved_refs;
 
 /// At most this many parts of a message; the rest is counted.
 const MAX_PARTS: usize = 3;
@@ -31,63 +31,62 @@ const MAX_PROXY_WORDS: usize = 512;
 pub(super) struct Input<'a> {
     pub(super) plan: &'a PolicyPlan,
     pub(super) reports: &'a Reports,
-    pub(super) observed: &'a Observed,
     pub(super) sidecars: &'a Sidecars,
-    pub(super) previous: Option<&'a CircuitBreakerPolicyStatus>,
+    /// The conditions that stand.
+    pub(super) previous: &'a [Condition],
     pub(super) now: Timestamp,
 }
 
 /// A condition without its time.
-struct Draft {
-    kind: &'static str,
-    status: &'static str,
-    reason: &'static str,
-    message: String,
+pub(super) struct Draft {
+    pub(super) kind: &'static str,
+    pub(super) status: &'static str,
+    pub(super) reason: &'static str,
+    pub(super) message: String,
 }
 
-/// How condition Tripped speaks of open breakers.
-struct TrippedWords {
-    some: &'static str,
-    all: &'static str,
-    half_open: &'static str,
-    place: String,
+/// The conditions that every policy has.
+pub(super) struct Common {
+    pub(super) accepted: Draft,
+    pub(super) resolved: Draft,
+    pub(super) programmed: Draft,
+    pub(super) ready: Draft,
+    pub(super) monitored: Draft,
+    pub(super) covered: Draft,
 }
 
-impl TrippedWords {
-    fn of(input: &Input<'_>) -> Self {
-        let Observed { summary, targets, .. } = input.observed;
-        let calls = Self {
-            some: "calls are refused by some pods",
-            all: "calls are refused",
-            half_open: "only probes pass",
-            place: format!("{} pods", summary.open),
-        };
-        let any_endpoint = targets.iter().filter_map(|target| target.endpoints.as_ref()).any(|it| it.total > 0);
-        match (input.plan.scope, any_endpoint) {
-            (Scope::Service, _) => calls,
-            (Scope::Endpoint, false) => {
-                Self { place: "the Service's address, since no endpoint is known".to_owned(), ..calls }
-            }
-            (Scope::Endpoint, true) => Self {
-                some: "some endpoints are left out",
-                all: "all endpoints that were called fail",
-                half_open: "endpoints that failed are probed",
-                place: summary.open.clone(),
-            },
-        }
+impl<'a> Input<'a> {
+    /// The conditions that every policy has, whatever its kind.
+    pub(super) fn common(&self) -> Common {
+        let accepted = accepted(self.plan);
+        let resolved = resolved_refs(self);
+        let programmed = kept_while_settling(self, "Programmed").unwrap_or_else(|| programmed(self));
+        let ready = ready(&[&accepted, &resolved, &programmed]);
+        Common { accepted, resolved, programmed, ready, monitored: monitored(self), covered: covered::covered(self) }
+    }
+
+    /// The drafts with their times.
+    pub(super) fn finished(&self, drafts: impl IntoIterator<Item = Draft>) -> Vec<Condition> {
+        drafts.into_iter().map(|draft| finished(draft, self)).collect()
+    }
+
+    fn previous(&self, kind: &str) -> Option<&'a Condition> {
+        self.previous.iter().find(|condition| condition.type_ == kind)
     }
 }
 
-/// All conditions, in a fixed order.
-pub(super) fn all(input: &Input<'_>) -> Vec<Condition> {
-    let accepted = accepted(input.plan);
-    let resolved = resolved_refs(input.plan);
-    let programmed = kept_while_settling(input, "Programmed").unwrap_or_else(|| programmed(input));
-    let ready = ready(&[&accepted, &resolved, &programmed]);
-    let tripped = tripped(input);
-    let covered = covered::covered(input);
-    let drafts = [accepted, resolved, programmed, ready, tripped, monitored(input), overridden(input.plan), covered];
-    drafts.into_iter().map(|draft| finished(draft, input)).collect()
+impl Draft {
+    pub(super) fn yes(kind: &'static str, reason: Reason, message: String) -> Self {
+        Self { kind, status: "True", reason: reason.as_str(), message }
+    }
+
+    pub(super) fn no(kind: &'static str, reason: &'static str, message: String) -> Self {
+        Self { kind, status: "False", reason, message }
+    }
+
+    pub(super) fn unknown(kind: &'static str, reason: Reason, message: &str) -> Self {
+        Self { kind, status: "Unknown", reason: reason.as_str(), message: message.to_owned() }
+    }
 }
 
 fn accepted(plan: &PolicyPlan) -> Draft {
@@ -100,28 +99,24 @@ fn accepted(plan: &PolicyPlan) -> Draft {
             plan.targets.len(),
             listed(&refused)
         );
-        return no("Accepted", first.reason(), message);
+        return Draft::no("Accepted", first.reason(), message);
     }
     if conflicts > 0 {
         let message = "another policy has a container port of a target; status.targets says which and what to do";
-        return no("Accepted", "Conflicted", message.to_owned());
+        return Draft::no("Accepted", "Conflicted", message.to_owned());
     }
-    yes("Accepted", Reason::Accepted, format!("{} accepted", counted(plan.targets.len(), "target")))
-}
-
-fn resolved_refs(plan: &PolicyPlan) -> Draft {
-    let unresolved = refusals(plan, Refusal::is_unresolved);
-    match unresolved.first() {
-        Some(first) => no("ResolvedRefs", first.reason(), listed(&unresolved)),
-        None => yes("ResolvedRefs", Reason::ResolvedRefs, "all references lead to a Service".to_owned()),
-    }
+    Draft::yes("Accepted", Reason::Accepted, format!("{} accepted", counted(plan.targets.len(), "target")))
 }
 
 fn programmed(input: &Input<'_>) -> Draft {
     let plan = input.plan;
     let kind = "Programmed";
     if !plan.targets.iter().any(|target| target.verdict == Verdict::Accepted) {
-        return no(kind, Reason::NotAccepted.as_str(), "no target is accepted; condition Accepted says why".to_owned());
+        return Draft::no(
+            kind,
+            Reason::NotAccepted.as_str(),
+            "no target is accepted; condition Accepted says why".to_owned(),
+        );
     }
     if plan.pods.is_empty() {
         return without_pods(plan);
@@ -130,7 +125,7 @@ fn programmed(input: &Input<'_>) -> Draft {
     if ready.is_empty() {
         let message =
             format!("none of {} with a sidecar is Ready; nothing waits for them", counted(plan.pods.len(), "pod"));
-        return yes(kind, Reason::NoProxies, message);
+        return Draft::yes(kind, Reason::NoProxies, message);
     }
     if let Some(draft) = refused_by_proxy(&ready) {
         return draft;
@@ -140,14 +135,16 @@ fn programmed(input: &Input<'_>) -> Draft {
     if acked < ready.len() {
         let message =
             format!("{count}; if this lasts, look at the sidecars' logs and their connection to the operator");
-        return no(kind, Reason::Pending.as_str(), message);
+        return Draft::no(kind, Reason::Pending.as_str(), message);
     }
     match plan.mode {
-        Mode::Enforce => yes(kind, Reason::Programmed, count),
-        Mode::Shadow => yes(kind, Reason::Programmed, format!("{count}; mode Shadow changes nothing")),
-        Mode::Disabled => {
-            yes(kind, Reason::Disabled, format!("{count}; mode Disabled does nothing, set mode: Enforce to enforce"))
-        }
+        Mode::Enforce => Draft::yes(kind, Reason::Programmed, count),
+        Mode::Shadow => Draft::yes(kind, Reason::Programmed, format!("{count}; mode Shadow changes nothing")),
+        Mode::Disabled => Draft::yes(
+            kind,
+            Reason::Disabled,
+            format!("{count}; mode Disabled does nothing, set mode: Enforce to enforce"),
+        ),
     }
 }
 
@@ -157,16 +154,16 @@ fn without_pods(plan: &PolicyPlan) -> Draft {
     let overruled = plan.targets.iter().any(|target| !target.overruled.is_empty());
     if overruled && !attached {
         let message = "other policies have every place; status.targets says which";
-        return no(kind, Reason::Overruled.as_str(), message.to_owned());
+        return Draft::no(kind, Reason::Overruled.as_str(), message.to_owned());
     }
     if plan.coverage.bare() == 0 {
-        return yes(
+        return Draft::yes(
             kind,
             Reason::NoProxies,
             format!("no pod is on the {}; nothing to enforce yet", side_words(plan.side)),
         );
     }
-    no(kind, Reason::NoSidecars.as_str(), covered::without_sidecars(plan))
+    Draft::no(kind, Reason::NoSidecars.as_str(), covered::without_sidecars(plan))
 }
 
 fn refused_by_proxy(ready: &[(&BoundPod, Option<&PodReport>)]) -> Option<Draft> {
@@ -182,44 +179,13 @@ fn refused_by_proxy(ready: &[(&BoundPod, Option<&PodReport>)]) -> Option<Draft> 
         refused.len(),
         ready.len()
     );
-    Some(no("Programmed", Reason::RefusedByProxy.as_str(), message))
+    Some(Draft::no("Programmed", Reason::RefusedByProxy.as_str(), message))
 }
 
 fn ready(parts: &[&Draft]) -> Draft {
     match parts.iter().find(|part| part.status != "True") {
         Some(part) => Draft { kind: "Ready", status: part.status, reason: part.reason, message: part.message.clone() },
-        None => yes("Ready", Reason::Ready, "accepted and enforced".to_owned()),
-    }
-}
-
-fn tripped(input: &Input<'_>) -> Draft {
-    let Observed { state, reporting, .. } = input.observed;
-    if input.plan.mode == Mode::Disabled {
-        return no("Tripped", Reason::Disabled.as_str(), "mode Disabled has no breakers".to_owned());
-    }
-    let shadow = if input.plan.mode == Mode::Shadow { " if mode were Enforce" } else { "" };
-    let TrippedWords { some, all, half_open, place } = TrippedWords::of(input);
-    let open = |words: &str| {
-        let why =
-            if input.observed.reason.is_empty() { String::new() } else { format!(" ({})", input.observed.reason) };
-        let message = format!("{words}{shadow}: open on {place}{why}; status.targets says where");
-        Draft { kind: "Tripped", status: "True", reason: state_word(*state), message }
-    };
-    match state {
-        State::Open => open(all),
-        State::PartiallyOpen => open(some),
-        State::HalfOpen => open(half_open),
-        State::Closed => no(
-            "Tripped",
-            Reason::NotTripped.as_str(),
-            format!("closed on all of {}", counted(usize::try_from(*reporting).unwrap_or_default(), "reporting pod")),
-        ),
-        State::Unknown => Draft {
-            kind: "Tripped",
-            status: "Unknown",
-            reason: Reason::NoReports.as_str(),
-            message: "no pod that enforces the policy reports; condition Programmed says why".to_owned(),
-        },
+        None => Draft::yes("Ready", Reason::Ready, "accepted and enforced".to_owned()),
     }
 }
 
@@ -228,47 +194,16 @@ fn monitored(input: &Input<'_>) -> Draft {
     if input.plan.prometheus == Prometheus::Missing {
         let message =
             "the Prometheus operator's resources are not installed; install them and alerts follow by themselves";
-        return no(kind, Reason::CrdMissing.as_str(), message.to_owned());
+        return Draft::no(kind, Reason::CrdMissing.as_str(), message.to_owned());
     }
-    match input.reports.monitoring.get(&input.plan.version.id) {
-        Some(Monitoring::Applied) => yes(kind, Reason::Monitored, "alerts are applied as a PrometheusRule".to_owned()),
+    match input.reports.monitoring.get(&input.plan.key) {
+        Some(Monitoring::Applied) => {
+            Draft::yes(kind, Reason::Monitored, "alerts are applied as a PrometheusRule".to_owned())
+        }
         Some(Monitoring::Failed { error }) => {
-            no(kind, Reason::ApplyFailed.as_str(), format!("the PrometheusRule could not be applied: {error}"))
+            Draft::no(kind, Reason::ApplyFailed.as_str(), format!("the PrometheusRule could not be applied: {error}"))
         }
-        None => Draft {
-            kind,
-            status: "Unknown",
-            reason: Reason::Pending.as_str(),
-            message: "the PrometheusRule has not been applied yet".to_owned(),
-        },
-    }
-}
-
-fn overridden(plan: &PolicyPlan) -> Draft {
-    let kind = "Overridden";
-    match &plan.force {
-        ForceVerdict::Absent => no(kind, Reason::NoOverride.as_str(), "breakers decide by themselves".to_owned()),
-        ForceVerdict::Active { state, until, reason } => {
-            let (word, what) = match state {
-                ForcedState::ForcedOpen => (Reason::ForcedOpen, "every call is refused"),
-                ForcedState::ForcedClosed => (Reason::ForcedClosed, "every call passes"),
-            };
-            let name = &plan.version.id.name;
-            let message = format!("{what} until {until}, because: {reason}; `fusebox release {name}` ends it");
-            yes(kind, word, message)
-        }
-        ForceVerdict::Expired { until } => {
-            let message = format!(
-                "spec.override.until was {until} and has passed, so breakers decide by themselves: remove spec.override, or set a later time"
-            );
-            no(kind, Reason::Expired.as_str(), message)
-        }
-        ForceVerdict::TooFar { until, limit } => {
-            let message = format!(
-                "spec.override.until is {until}, over 24 hours after it was written, so breakers decide by themselves: set {limit} at the latest"
-            );
-            no(kind, Reason::UntilTooFar.as_str(), message)
-        }
+        None => Draft::unknown(kind, Reason::Pending, "the PrometheusRule has not been applied yet"),
     }
 }
 
@@ -277,19 +212,18 @@ fn kept_while_settling(input: &Input<'_>, kind: &'static str) -> Option<Draft> {
     if input.reports.completeness == Completeness::Complete {
         return None;
     }
-    let previous = input.previous?.conditions.iter().find(|condition| condition.type_ == kind)?;
+    let previous = input.previous(kind)?;
     if previous.observed_generation != Some(input.plan.version.generation)
         || previous.reason != Reason::Programmed.as_str()
     {
         return None;
     }
-    Some(yes(kind, Reason::Programmed, previous.message.clone()))
+    Some(Draft::yes(kind, Reason::Programmed, previous.message.clone()))
 }
 
 fn finished(draft: Draft, input: &Input<'_>) -> Condition {
     let Draft { kind, status, reason, message } = draft;
-    let previous = input.previous.and_then(|status| status.conditions.iter().find(|condition| condition.type_ == kind));
-    let unchanged = previous.filter(|condition| condition.status == status);
+    let unchanged = input.previous(kind).filter(|condition| condition.status == status);
     let now = Timestamp::from_second(input.now.as_second()).unwrap_or(input.now);
     Condition {
         type_: kind.to_owned(),
@@ -332,7 +266,7 @@ fn limited(parts: &[String], separator: &str) -> String {
     }
 }
 
-fn counted(number: usize, thing: &str) -> String {
+pub(super) fn counted(number: usize, thing: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{number} {thing}{plural}")
 }
@@ -342,22 +276,4 @@ const fn side_words(side: Side) -> &'static str {
         Side::Client => "callers' side",
         Side::Server => "target's side",
     }
-}
-
-const fn state_word(state: State) -> &'static str {
-    match state {
-        State::Unknown => "Unknown",
-        State::Closed => "Closed",
-        State::HalfOpen => "HalfOpen",
-        State::PartiallyOpen => "PartiallyOpen",
-        State::Open => "Open",
-    }
-}
-
-fn yes(kind: &'static str, reason: Reason, message: String) -> Draft {
-    Draft { kind, status: "True", reason: reason.as_str(), message }
-}
-
-fn no(kind: &'static str, reason: &'static str, message: String) -> Draft {
-    Draft { kind, status: "False", reason, message }
 }

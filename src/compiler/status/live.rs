@@ -15,7 +15,8 @@ use fusebox_policy::report::{self, BreakerReport};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::Completeness;
-use super::targets::{forced_word, is_address, same_place, time};
+use super::targets::{forced_word, is_address, same_place};
+use super::words::time;
 use crate::plan::{BoundPod, ForceVerdict, PolicyPlan, Readiness};
 
 /// What one pod's sidecar said last.
@@ -65,14 +66,19 @@ pub fn live(plan: &PolicyPlan, heard: &BTreeMap<&str, Heard<'_>>, completeness: 
             Side::Client => fusebox_api::common::Side::Client,
             Side::Server => fusebox_api::common::Side::Server,
         },
-        scope: plan.scope,
+        scope: scope(plan),
         mode: plan.mode,
-        force: force(&plan.force),
+        force: plan.part.breaker().and_then(|part| force(&part.force)),
         incomplete: completeness == Completeness::Settling,
         truncated,
         pods,
         elsewhere: elsewhere.into_iter().map(|(namespace, counts)| Elsewhere { namespace, ..counts }).collect(),
     }
+}
+
+/// What has a breaker; where the policy has none at all it does not matter.
+fn scope(plan: &PolicyPlan) -> Scope {
+    plan.part.breaker().map(|part| part.scope).unwrap_or_default()
 }
 
 fn force(verdict: &ForceVerdict) -> Option<Override> {
@@ -98,10 +104,10 @@ fn pod_state(plan: &PolicyPlan, bound: &BoundPod, heard: Option<&Heard<'_>>) -> 
         ..PodState::default()
     };
     let Some(heard) = heard else {
-        let breakers = bound.breakers.iter().map(|key| unreported(key, LiveState::Unknown)).collect();
+        let breakers = bound.keys.breakers.iter().map(|key| unreported(key, LiveState::Unknown)).collect();
         return PodState { breakers, ..silent };
     };
-    let own = |version: &&PolicyVersion| version.id == plan.version.id;
+    let own = |version: &&PolicyVersion| plan.key.is(version);
     let generation = heard.policies.iter().find(own).map(|version| version.generation);
     PodState {
         connected: heard.connected,
@@ -111,7 +117,7 @@ fn pod_state(plan: &PolicyPlan, bound: &BoundPod, heard: Option<&Heard<'_>>) -> 
         current: heard.revision == bound.revision,
         generation,
         refused: heard.refused.to_owned(),
-        breakers: bound.breakers.iter().flat_map(|key| at_place(key, plan.scope, generation, heard)).collect(),
+        breakers: bound.keys.breakers.iter().flat_map(|key| at_place(key, scope(plan), generation, heard)).collect(),
         ..silent
     }
 }

@@ -50,6 +50,20 @@ pub enum Reason {
     ApplyFailed,
     /// Every pod that asks for a sidecar has one that works.
     Covered,
+    /// A Secret or ConfigMap, or its key, is not there.
+    RefNotFound,
+    /// The operator may not read a Secret or ConfigMap.
+    RefNotPermitted,
+    /// A value of a Secret or ConfigMap can't be used.
+    InvalidContent,
+    /// Clients are refused for a time.
+    ClientsBlocked,
+    /// No client is refused for a time.
+    NoneBlocked,
+    /// Every pod reaches the store.
+    StoreReachable,
+    /// Pods don't reach the store.
+    StoreLost,
 }
 
 impl Reason {
@@ -79,6 +93,13 @@ impl Reason {
             Self::CrdMissing => "CrdMissing",
             Self::ApplyFailed => "ApplyFailed",
             Self::Covered => "Covered",
+            Self::RefNotFound => "RefNotFound",
+            Self::RefNotPermitted => "RefNotPermitted",
+            Self::InvalidContent => "InvalidContent",
+            Self::ClientsBlocked => "ClientsBlocked",
+            Self::NoneBlocked => "NoneBlocked",
+            Self::StoreReachable => "StoreReachable",
+            Self::StoreLost => "StoreLost",
         }
     }
 }

@@ -10,20 +10,17 @@ use std::ops::Bound;
 use fusebox_api::CircuitBreakerPolicyStatus;
 use fusebox_api::circuit_breaker::Scope;
 use fusebox_api::status::{EndpointCounts, MAX_OPEN_ENDPOINTS, MAX_TARGETS, PodCounts, State, Summary, TargetStatus};
-use fusebox_policy::config::{BreakerKey, ForcedState, TargetId};
+use fusebox_policy::config::{BreakerKey, ForcedState};
 use fusebox_policy::report::{BreakerReport, BreakerState};
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::Reports;
-use crate::plan::{BoundPod, Cause, Overruled, PolicyPlan, TargetPlan, Verdict};
+use super::words::{counted, target_words, time, verdict_words, whole};
+use super::{Reports, heard};
+use crate::plan::{BoundPod, BreakerPart, PolicyPlan, TargetPlan, Verdict};
 
 /// [`MAX_OPEN_ENDPOINTS`] as statuses count.
 #[allow(clippy::cast_possible_wrap)]
 const MAX_NAMED: i64 = MAX_OPEN_ENDPOINTS as i64;
-
-/// Doubts that are told of one target, at most.
-const MAX_DOUBTS: usize = 4;
 
 /// What the pods show.
 pub(super) struct Observed {
@@ -73,9 +70,9 @@ struct Tally<'a> {
 }
 
 /// What the reports of the bound pods come to.
-pub(super) fn observe(plan: &PolicyPlan, reports: &Reports, now: Timestamp) -> Observed {
-    let heard = Heard::new(plan, reports, now);
-    let entries = plan.targets.iter().flat_map(|target| target.rules_or_one().map(move |rule| (target, rule)));
+pub(super) fn observe((plan, part): (&PolicyPlan, &BreakerPart), reports: &Reports, now: Timestamp) -> Observed {
+    let heard = Heard::new((plan, part), reports, now);
+    let entries = plan.targets.iter().flat_map(|target| rules_or_one(part, target).map(move |rule| (target, rule)));
     let mut targets: Vec<TargetStatus> = entries.map(|(target, rule)| heard.target_status(target, rule)).collect();
     let unnamed = |target: &TargetStatus| target.endpoints.as_ref().is_some_and(|it| it.open > MAX_NAMED);
     let truncated = targets.len() > MAX_TARGETS || targets.iter().any(unnamed);
@@ -83,7 +80,7 @@ pub(super) fn observe(plan: &PolicyPlan, reports: &Reports, now: Timestamp) -> O
     let tally = heard.tally(|_| true);
     let summary = Summary {
         target: target_words(plan),
-        open: match plan.scope {
+        open: match part.scope {
             Scope::Service => format!("{}/{}", tally.pods.open, plan.pods.len()),
             Scope::Endpoint => {
                 let EndpointCounts { open, total, .. } = tally.endpoint_counts();
@@ -99,7 +96,7 @@ pub(super) fn observe(plan: &PolicyPlan, reports: &Reports, now: Timestamp) -> O
 }
 
 /// What stands, while the pods have not had the time to speak; the verdicts are new all the same.
-pub(super) fn kept(plan: &PolicyPlan, previous: &CircuitBreakerPolicyStatus) -> Observed {
+pub(super) fn kept(plan: (&PolicyPlan, &BreakerPart), previous: &CircuitBreakerPolicyStatus) -> Observed {
     let silent = observe(plan, &Reports::default(), Timestamp::UNIX_EPOCH);
     let targets = silent.targets.into_iter().map(|target| kept_target(target, previous)).collect::<Vec<_>>();
     let summary = previous
@@ -128,33 +125,24 @@ fn kept_target(fresh: TargetStatus, previous: &CircuitBreakerPolicyStatus) -> Ta
     }
 }
 
-impl TargetPlan {
-    /// The rules' names; one empty name where the spec can't be enforced, so that the target is shown.
-    fn rules_or_one(&self) -> impl Iterator<Item = &str> {
-        let none = self.rules.is_empty() || matches!(self.verdict, Verdict::Refused(_));
-        let names = if none { &[] } else { self.rules.as_slice() };
-        names.iter().map(String::as_str).chain(none.then_some(""))
-    }
+/// The rules' names; one empty name where the spec can't be enforced, so that the target is shown.
+fn rules_or_one<'a>(part: &'a BreakerPart, target: &TargetPlan) -> impl Iterator<Item = &'a str> {
+    let none = part.rules.is_empty() || matches!(target.verdict, Verdict::Refused(_));
+    let names = if none { &[] } else { part.rules.as_slice() };
+    names.iter().map(String::as_str).chain(none.then_some(""))
 }
 
 impl<'a> Heard<'a> {
-    fn new(plan: &'a PolicyPlan, reports: &'a Reports, now: Timestamp) -> Self {
-        let heard = |(uid, bound): (&String, &'a BoundPod)| {
-            let report = reports.pods.get(uid).filter(|report| report.counts_at(now))?;
-            if bound.breakers.is_empty() || !report.acked.iter().any(|acked| acked.id == plan.version.id) {
-                return None;
-            }
+    fn new((plan, part): (&'a PolicyPlan, &BreakerPart), reports: &'a Reports, now: Timestamp) -> Self {
+        let pods = heard(plan, reports, now).map(|(bound, report)| {
             let breakers = report.breakers.iter().map(|breaker| (&breaker.key, breaker)).collect();
-            Some(HeardPod { bound, breakers })
-        };
-        Self { scope: plan.scope, pods: plan.pods.iter().filter_map(heard).collect() }
+            HeardPod { bound, breakers }
+        });
+        Self { scope: part.scope, pods: pods.collect() }
     }
 
     fn target_status(&self, target: &TargetPlan, rule: &str) -> TargetStatus {
-        let (accepted, message) = match &target.verdict {
-            Verdict::Accepted => (true, accepted_words(target)),
-            Verdict::Refused(refusal) => (false, refusal.to_string()),
-        };
+        let (accepted, message) = verdict_words(target);
         let tally = self.tally(|key| accepted && key.target == target.target && key.rule == rule);
         TargetStatus {
             reference: target.reference.clone(),
@@ -176,7 +164,7 @@ impl<'a> Heard<'a> {
     fn tally(&self, wanted: impl Fn(&BreakerKey) -> bool) -> Tally<'a> {
         let mut tally = Tally::default();
         for pod in &self.pods {
-            let keys = pod.bound.breakers.iter().filter(|key| wanted(key));
+            let keys = pod.bound.keys.breakers.iter().filter(|key| wanted(key));
             let places: Vec<Vec<Breaker<'_>>> = keys.map(|key| pod.breakers(key, self.scope)).collect();
             tally.add_pod(&places);
         }
@@ -312,65 +300,9 @@ fn mean(percents: &[f64]) -> Option<i64> {
     Some(mean as i64)
 }
 
-fn counted(number: usize) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
 pub(super) const fn forced_word(forced: ForcedState) -> &'static str {
     match forced {
         ForcedState::ForcedOpen => "ForcedOpen",
         ForcedState::ForcedClosed => "ForcedClosed",
     }
-}
-
-/// What is to be known of an accepted target: who overrules it where, and what is hardly meant.
-fn accepted_words(target: &TargetPlan) -> String {
-    let doubts = target.doubts.iter().take(MAX_DOUBTS).map(ToString::to_string);
-    let words = std::iter::once(overruled_words(&target.overruled)).chain(doubts).filter(|words| !words.is_empty());
-    words.collect::<Vec<_>>().join("; ")
-}
-
-fn overruled_words(overruled: &[Overruled]) -> String {
-    let mut words: Vec<String> = overruled.iter().map(overruled_word).collect();
-    words.dedup();
-    words.join("; ")
-}
-
-fn overruled_word(overruled: &Overruled) -> String {
-    let Overruled { cause, by, workload, port } = overruled;
-    let by = format!("{}/{}", by.namespace, by.name);
-    match cause {
-        Cause::ConsumerPolicy => {
-            format!("callers in namespace {} follow their own policy {by}", workload.namespace)
-        }
-        Cause::MoreSpecific => format!("port {port} follows policy {by}, which names the port"),
-        Cause::Conflict => {
-            let place = format!("port {port} of {} {}", workload.kind, workload.name);
-            format!("{place} follows the older policy {by}: remove one of the two, or narrow one by sectionName")
-        }
-    }
-}
-
-/// The first target, and how many more there are.
-fn target_words(plan: &PolicyPlan) -> String {
-    let own = &plan.version.id.namespace;
-    let word = |target: &TargetId| {
-        let namespace = if target.namespace == *own { String::new() } else { format!("{}/", target.namespace) };
-        let section = if target.section.is_empty() { String::new() } else { format!(":{}", target.section) };
-        format!("{namespace}{}{section}", target.name)
-    };
-    let first = plan.targets.first().map(|target| word(&target.target)).unwrap_or_default();
-    match plan.targets.len() {
-        0 | 1 => first,
-        more => format!("{first} +{}", more - 1),
-    }
-}
-
-fn whole(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-/// A time in whole seconds, as the API server keeps it.
-pub(super) fn time(unix_ms: i64) -> Option<Time> {
-    Timestamp::from_second(unix_ms.div_euclid(1_000)).ok().map(Time)
 }

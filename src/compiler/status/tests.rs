@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::*;
 use crate::check::File;
+use crate::kind::Kind;
 use crate::plan::{Plan, compile};
 
 const MANIFESTS: &str = "
@@ -28,8 +29,26 @@ fn plan() -> Plan {
     compile(&crate::manifest::load(&files, at(0)).unwrap())
 }
 
+fn key(name: &str) -> PolicyKey {
+    PolicyKey::new(Kind::CircuitBreakerPolicy, PolicyId { namespace: "shop".into(), name: name.into() })
+}
+
+/// The status of a breaker policy.
+fn fold(
+    plan: &PolicyPlan,
+    reports: &Reports,
+    now: Timestamp,
+    previous: Option<&CircuitBreakerPolicyStatus>,
+) -> CircuitBreakerPolicyStatus {
+    let previous = previous.cloned().map(PolicyStatus::CircuitBreaker);
+    match super::fold(plan, reports, now, previous.as_ref()) {
+        PolicyStatus::CircuitBreaker(status) => status,
+        PolicyStatus::RateLimit(status) => panic!("{status:?}"),
+    }
+}
+
 fn guard(plan: &Plan) -> &PolicyPlan {
-    &plan.policies[&PolicyId { namespace: "shop".into(), name: "guard".into() }]
+    &plan.policies[&key("guard")]
 }
 
 /// The one pod is heard, enforces the plan, and says this of its breaker.
@@ -38,7 +57,9 @@ fn heard(policy: &PolicyPlan, state: BreakerState) -> Reports {
         connection: Connection::Connected,
         acked: vec![policy.version.clone()],
         nack: None,
-        breakers: vec![breaker(policy.pods["uid-cart"].breakers[0].clone(), state)],
+        breakers: vec![breaker(policy.pods["uid-cart"].keys.breakers.first().unwrap().clone(), state)],
+        limits: Vec::new(),
+        broken_references: Vec::new(),
     };
     Reports {
         pods: BTreeMap::from([("uid-cart".to_owned(), report)]),
@@ -160,7 +181,7 @@ fn more_targets_than_the_bound_are_left_out_and_said_so() {
         );
     }
     let plan = compile(&crate::manifest::load(&[File { name: "in.yaml", text: &files }], at(0)).unwrap());
-    let big = &plan.policies[&PolicyId { namespace: "shop".into(), name: "big".into() }];
+    let big = &plan.policies[&key("big")];
     let status = fold(big, &Reports::default(), at(0), None);
     assert_eq!((status.targets.len(), status.truncated), (fusebox_api::status::MAX_TARGETS, true));
     let workload = WorkloadId { namespace: "shop".into(), kind: "Pod".into(), name: "cart".into() };
@@ -200,7 +221,7 @@ fn a_live_breaker_is_closed_only_on_a_pod_that_enforces_it() {
 fn a_forced_breaker_shows_what_it_does_and_who_made_it() {
     let plan = plan();
     let policy = guard(&plan);
-    let key = policy.pods["uid-cart"].breakers[0].clone();
+    let key = policy.pods["uid-cart"].keys.breakers.first().unwrap().clone();
     let forced = BreakerReport {
         forced: Some(fusebox_policy::config::ForcedState::ForcedOpen),
         ..breaker(key, BreakerState::Closed)

@@ -5,9 +5,9 @@
 
 use fusebox_api::CircuitBreakerPolicy;
 use fusebox_api::names::GROUP;
-use fusebox_compiler::Snapshot;
 use fusebox_compiler::check::{Severity, check_object, doubts};
 use fusebox_compiler::snapshot::{CircuitBreaker, Service};
+use fusebox_compiler::{Kind, PolicyKey, Snapshot};
 use fusebox_policy::config::ServiceId;
 use jiff::Timestamp;
 use serde_json::Value;
@@ -55,14 +55,15 @@ impl Admission {
         };
         policy.metadata.namespace.get_or_insert_with(|| asked.namespace.clone());
         let policy = CircuitBreaker::from(&policy);
+        let key = PolicyKey::new(Kind::CircuitBreakerPolicy, policy.id.clone());
         let targets = targets(&policy);
         let rivals = self.stores.policies.map(|record| record.policy.clone()).into_iter();
         let rivals =
-            rivals.filter(|rival| rival.id != policy.id && self::targets(rival).iter().any(|it| targets.contains(it)));
+            rivals.filter(|rival| rival.id != key.id && self::targets(rival).iter().any(|it| targets.contains(it)));
         let mut around = Snapshot::empty(Timestamp::now());
-        around.circuit_breakers = rivals.collect();
+        around.circuit_breakers = rivals.chain([policy]).collect();
         around.services = targets.iter().filter_map(|target| self.service(target)).collect();
-        doubts(policy, around)
+        doubts(&key, &around)
     }
 
     fn service(&self, id: &ServiceId) -> Option<Service> {

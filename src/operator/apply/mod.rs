@@ -12,9 +12,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use fusebox_compiler::Plan;
 use fusebox_compiler::status::Monitoring;
-use fusebox_policy::config::PolicyId;
+use fusebox_compiler::{Plan, PolicyKey};
 use kube::Client;
 use opentelemetry::Context;
 use parking_lot::Mutex;
@@ -38,7 +37,7 @@ pub(crate) use work::{explain, is_as_new_as, reason, refusal};
 /// What became of the policies' monitoring objects; cheap to clone, one shared content.
 #[derive(Clone, Debug, Default)]
 pub struct MonitoringResults {
-    results: Arc<Mutex<BTreeMap<PolicyId, Monitoring>>>,
+    results: Arc<Mutex<BTreeMap<PolicyKey, Monitoring>>>,
 }
 
 /// What the applier works with.
@@ -56,7 +55,7 @@ pub struct Applier {
     /// Where it is said what became of monitoring objects.
     pub monitoring: MonitoringResults,
     /// Policies whose status is to be looked at.
-    pub statuses: Touched<PolicyId>,
+    pub statuses: Touched<PolicyKey>,
     /// Where writes and errors show.
     pub metrics: Metrics,
 }
@@ -75,12 +74,12 @@ struct Running {
 impl MonitoringResults {
     /// What became of one policy's.
     #[must_use]
-    pub fn get(&self, policy: &PolicyId) -> Option<Monitoring> {
+    pub fn get(&self, policy: &PolicyKey) -> Option<Monitoring> {
         self.results.lock().get(policy).cloned()
     }
 
     /// Takes a result, and says whether it is new.
-    fn set(&self, policy: &PolicyId, result: Monitoring) -> bool {
+    fn set(&self, policy: &PolicyKey, result: Monitoring) -> bool {
         let mut results = self.results.lock();
         let changed = results.get(policy) != Some(&result);
         if changed {

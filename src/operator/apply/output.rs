@@ -7,10 +7,10 @@
 use std::collections::BTreeMap;
 
 use fusebox_api::names::{CA_CONFIG_MAP, FIELD_MANAGER, GROUP, VERSION};
-use fusebox_compiler::Plan;
 use fusebox_compiler::monitoring::MonitoringOptions;
 use fusebox_compiler::objects::{self, MANAGED_BY, ObjectError, Wanted};
-use fusebox_policy::config::{PolicyId, PolicyVersion};
+use fusebox_compiler::{Plan, PolicyKey};
+use fusebox_policy::config::PolicyVersion;
 use kube::api::{ApiResource, GroupVersionKind};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -53,7 +53,7 @@ pub struct Output {
     /// The hash.
     pub hash: String,
     /// The policy it belongs to, if to one.
-    pub policy: Option<PolicyId>,
+    pub policy: Option<PolicyKey>,
 }
 
 /// All outputs of one compilation.
@@ -142,7 +142,7 @@ impl OutputKey {
 impl Output {
     /// Marks an object as ours, with the hash of what it says.
     #[must_use]
-    pub fn new(mut object: Value, policy: Option<PolicyId>) -> Self {
+    pub fn new(mut object: Value, policy: Option<PolicyKey>) -> Self {
         object["metadata"]["labels"][MANAGED_BY] = FIELD_MANAGER.into();
         let text = object.to_string();
         let hash: String = Sha256::digest(text.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect();

@@ -15,7 +15,7 @@ use tokio::sync::{broadcast, watch};
 
 use super::directory::PodRef;
 use super::event::{Acknowledgement, Connection, Happened, ProxyEvent, Rejection};
-use crate::kinds::{Kind, PolicyKey};
+use fusebox_compiler::{Kind, PolicyKey};
 
 /// A pod whose stream ended is kept for this long, so that a reconnect is not seen. It is as long as
 /// the compiler's grace: after it the pod counts as silent either way.

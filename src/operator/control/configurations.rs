@@ -11,7 +11,7 @@ use fusebox_policy::config::{LimitScope, PolicyId, ProxyConfig, RateLimit, Refer
 use fusebox_policy::stream::{Down, encode};
 use tokio::sync::watch;
 
-use crate::kinds::PolicyKey;
+use fusebox_compiler::PolicyKey;
 
 /// One workload's configuration, ready to be sent.
 #[derive(Clone, Debug)]

@@ -20,7 +20,7 @@ use super::directory::{Lookup, PodEntry};
 use super::event::{Acknowledgement, Connection, Happened, ProxyEvent, Rejection};
 use super::line::{ReadError, Reader, WriteError, Writer};
 use super::server::Control;
-use crate::kinds::Kind;
+use fusebox_compiler::Kind;
 
 /// How long a sidecar may take to say Hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);

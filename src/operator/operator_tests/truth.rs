@@ -33,7 +33,13 @@ async fn a_pod_that_asks_for_a_sidecar_and_has_none_is_named_until_it_is_made_an
     let mut named: Vec<String> = [&bare, &forged].map(|pod| format!("{namespace}/{}", pod.name())).into();
     named.sort();
     assert_eq!(sidecars.findings.iter().map(|it| it.pod.clone()).collect::<Vec<_>>(), named);
-    let missing = || operator.metrics.sidecars_missing.with_label_values(&[namespace.as_str(), "payments"]).get();
+    let missing = || {
+        operator
+            .metrics
+            .sidecars_missing
+            .with_label_values(&["CircuitBreakerPolicy", namespace.as_str(), "payments"])
+            .get()
+    };
     assert_eq!(missing(), 2);
     eventually(SOON, "an Event tells it", async || {
         ensure!(operator.metrics.events.with_label_values(&["NotCovered"]).get() == 1, "it does not");

@@ -3,16 +3,15 @@
 //! It must not answer where it may have lost the lease, because another replica may know better by then.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fusebox_api::CircuitBreakerPolicy;
 use fusebox_api::names::{GROUP, VERSION};
 use fusebox_api::operations::{API_VERSION, CircuitBreakerOverride, CircuitBreakerState, MAX_BREAKERS, Metadata};
-use fusebox_compiler::PolicyPlan;
 use fusebox_compiler::plan::Readiness;
 use fusebox_compiler::status::{Completeness, Heard, live};
+use fusebox_compiler::{Kind, PolicyKey, PolicyPlan};
 use fusebox_policy::config::{PolicyId, PolicyVersion};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -109,15 +108,14 @@ impl Desk {
 
     fn state(&self, id: &PolicyId) -> Result<CircuitBreakerState, Refusal> {
         let compiled = self.compiled()?;
-        let plan = compiled.plan.policies.get(id).ok_or_else(|| not_found(id))?;
+        let plan = compiled.plan.policies.get(&key_of(id)).ok_or_else(|| not_found(id))?;
         let known: Vec<_> = plan.pods.keys().filter_map(|uid| self.book.get(uid)).collect();
         Ok(self.live(plan, &heard(&known)))
     }
 
     fn states(&self, page: &Page) -> Result<Answer, Refusal> {
         let compiled = self.compiled()?;
-        let start = page.after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        let policies = compiled.plan.policies.range::<PolicyId, _>((start, Bound::Unbounded));
+        let policies = compiled.plan.of_kind(Kind::CircuitBreakerPolicy, page.after.as_ref());
         let policies = policies.filter(|(id, _)| page.wants(id));
         let (known, mut items, mut breakers) = (self.book.snapshot(), Vec::new(), 0);
         let (heard, total) = (heard(&known), policies.clone().count());
@@ -252,6 +250,10 @@ fn heard_of(state: &ProxyState, now: Instant) -> Heard<'_> {
         refused: state.rejected.as_ref().map_or("", |rejected| &rejected.error),
         breakers: &state.breakers,
     }
+}
+
+fn key_of(id: &PolicyId) -> PolicyKey {
+    PolicyKey::new(Kind::CircuitBreakerPolicy, id.clone())
 }
 
 fn not_found(id: &PolicyId) -> Refusal {

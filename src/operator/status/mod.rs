@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use fusebox_api::names::{FIELD_MANAGER, GROUP, VERSION};
 use fusebox_api::{CircuitBreakerPolicy, CircuitBreakerPolicyStatus};
-use fusebox_compiler::{PolicyPlan, Reports, fold};
-use fusebox_policy::config::{PolicyId, PolicyVersion};
+use fusebox_compiler::status::PolicyStatus;
+use fusebox_compiler::{PolicyKey, PolicyPlan, Reports, fold};
 use jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::core::Status;
@@ -30,7 +30,6 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 use crate::apply::{MonitoringResults, explain, is_as_new_as, reason, refusal, until};
 use crate::control::{Changes, ReportBook};
 use crate::events::{Recorder, happenings};
-use crate::kinds::Kind;
 use crate::lease::{GuardedError, Leadership, Role};
 use crate::metrics::Metrics;
 use crate::reconcile::{Compiled, Published};
@@ -59,7 +58,7 @@ pub struct StatusWriter {
     /// What became of monitoring objects.
     pub monitoring: MonitoringResults,
     /// Policies to look at for other reasons.
-    pub touched: Touched<PolicyId>,
+    pub touched: Touched<PolicyKey>,
     /// Where transitions are told.
     pub events: Recorder,
     /// Where writes and errors show.
@@ -69,12 +68,12 @@ pub struct StatusWriter {
 /// The writer while it runs.
 struct Running {
     writer: StatusWriter,
-    pacing: Pacing<PolicyId>,
-    memory: BTreeMap<PolicyId, Memory>,
+    pacing: Pacing<PolicyKey>,
+    memory: BTreeMap<PolicyKey, Memory>,
     last: Option<Arc<Compiled>>,
     /// Until when a new leader lets stand what it found.
     settling: Option<Instant>,
-    jobs: JoinSet<(PolicyId, Outcome)>,
+    jobs: JoinSet<(PolicyKey, Outcome)>,
 }
 
 /// What is remembered of one policy.
@@ -161,8 +160,8 @@ impl Running {
             self.pacing.remove(gone);
             self.memory.remove(gone);
         }
-        let differs = |(id, policy): &(&PolicyId, &PolicyPlan)| old.and_then(|old| old.get(*id)) != Some(*policy);
-        let changed: Vec<PolicyId> = next.plan.policies.iter().filter(differs).map(|(id, _)| id.clone()).collect();
+        let differs = |(id, policy): &(&PolicyKey, &PolicyPlan)| old.and_then(|old| old.get(*id)) != Some(*policy);
+        let changed: Vec<PolicyKey> = next.plan.policies.iter().filter(differs).map(|(id, _)| id.clone()).collect();
         for id in &changed {
             self.memory.entry(id.clone()).or_default().cause = Some(next.context.clone());
         }
@@ -171,9 +170,7 @@ impl Running {
     }
 
     fn new_reports(&mut self) {
-        let Changes { workloads, policies } = self.writer.book.take_changes();
-        let breakers = policies.into_iter().filter(|key| key.kind == Kind::CircuitBreakerPolicy);
-        let mut policies: BTreeSet<PolicyId> = breakers.map(|key| key.id).collect();
+        let Changes { workloads, mut policies } = self.writer.book.take_changes();
         let connected = i64::try_from(self.writer.book.snapshot().len()).unwrap_or(i64::MAX);
         self.writer.metrics.proxies_known.set(connected);
         if let Some(compiled) = &self.last {
@@ -183,11 +180,11 @@ impl Running {
     }
 
     fn touch_all(&mut self) {
-        let all: Vec<PolicyId> = self.last.iter().flat_map(|last| last.plan.policies.keys().cloned()).collect();
+        let all: Vec<PolicyKey> = self.last.iter().flat_map(|last| last.plan.policies.keys().cloned()).collect();
         self.touch(all);
     }
 
-    fn touch(&mut self, policies: impl IntoIterator<Item = PolicyId>) {
+    fn touch(&mut self, policies: impl IntoIterator<Item = PolicyKey>) {
         let (Some(compiled), true) = (self.last.clone(), self.leads()) else {
             return;
         };
@@ -208,7 +205,7 @@ impl Running {
         self.writer.metrics.queue_length.with_label_values(&["status"]).set(length);
     }
 
-    fn look(&mut self, id: &PolicyId) {
+    fn look(&mut self, id: &PolicyKey) {
         let Some(compiled) = self.last.clone() else {
             return;
         };
@@ -224,8 +221,10 @@ impl Running {
         lag.update(plan, |uid, pod| lag::is_behind(&self.writer.book, (uid, pod)), (standing.as_ref(), time));
         let (behind, next) = (lag.since().clone(), lag.next(time));
         let collected = reports::collect(plan, &self.writer.book, settling, &self.writer.monitoring);
-        let status = fold(plan, &Reports { behind, ..collected }, time, standing.as_ref());
-        self.tell(&plan.version, standing.as_ref(), &status, now);
+        let previous = standing.clone().map(PolicyStatus::CircuitBreaker);
+        let folded = fold(plan, &Reports { behind, ..collected }, time, previous.as_ref());
+        let PolicyStatus::CircuitBreaker(status) = folded else { return };
+        self.tell(plan, standing.as_ref(), &status, now);
         let difference = standing.map_or(Difference::Transition, |standing| difference(&standing, &status));
         if self.pacing.looked(id, difference, now) == Decision::Write {
             self.write(plan, status);
@@ -236,8 +235,8 @@ impl Running {
     }
 
     /// What stands: the store's word, or our own where the watch has not brought it back yet.
-    fn standing(&self, id: &PolicyId) -> Option<CircuitBreakerPolicyStatus> {
-        let name = ObjectName { namespace: id.namespace.clone(), name: id.name.clone() };
+    fn standing(&self, id: &PolicyKey) -> Option<CircuitBreakerPolicyStatus> {
+        let name = ObjectName { namespace: id.id.namespace.clone(), name: id.id.name.clone() };
         let record: Option<Arc<PolicyRecord>> = self.writer.stores.policies().get(&name);
         let written = self.memory.get(id).and_then(|memory| memory.written.as_ref());
         match (record, written) {
@@ -252,23 +251,23 @@ impl Running {
 
     fn tell(
         &mut self,
-        version: &PolicyVersion,
+        plan: &PolicyPlan,
         standing: Option<&CircuitBreakerPolicyStatus>,
         status: &CircuitBreakerPolicyStatus,
         now: Instant,
     ) {
-        let memory = self.memory.entry(version.id.clone()).or_default();
+        let memory = self.memory.entry(plan.key.clone()).or_default();
         let before = memory.folded.replace(status.clone());
         let happened = happenings(before.as_ref().or(standing), status);
-        self.writer.events.record(version, happened, now);
+        self.writer.events.record(&plan.version, happened, now);
     }
 
     fn write(&mut self, plan: &PolicyPlan, status: CircuitBreakerPolicyStatus) {
-        let id = plan.version.id.clone();
+        let id = plan.key.clone();
         let cause = self.memory.get_mut(&id).and_then(|memory| memory.cause.take());
         let (client, leadership, metrics) =
             (self.writer.client.clone(), self.writer.leadership.clone(), self.writer.metrics.clone());
-        let span = tracing::info_span!("status write", namespace = id.namespace, name = id.name);
+        let span = tracing::info_span!("status write", namespace = id.id.namespace, name = id.id.name);
         if let Some(cause) = cause {
             // Without an exporter there is no parent to set, and none is needed.
             let _ = span.set_parent(cause);
@@ -287,7 +286,7 @@ impl Running {
         self.jobs.spawn(write.instrument(span));
     }
 
-    fn finish(&mut self, id: &PolicyId, outcome: Outcome) {
+    fn finish(&mut self, id: &PolicyKey, outcome: Outcome) {
         let now = Instant::now();
         let written = match outcome {
             Outcome::Stands(status, version) => {
@@ -306,13 +305,13 @@ impl Running {
 async fn write(
     client: &Client,
     leadership: &Leadership,
-    id: &PolicyId,
+    PolicyKey { kind, id }: &PolicyKey,
     status: CircuitBreakerPolicyStatus,
 ) -> Result<Outcome, GuardedError<kube::Error>> {
     let api: Api<CircuitBreakerPolicy> = Api::namespaced(client.clone(), &id.namespace);
     let patch = json!({
         "apiVersion": format!("{GROUP}/{VERSION}"),
-        "kind": "CircuitBreakerPolicy",
+        "kind": kind.as_str(),
         "metadata": { "name": id.name },
         "status": status,
     });
@@ -327,7 +326,7 @@ async fn write(
     }
 }
 
-fn failed(id: &PolicyId, error: &GuardedError<kube::Error>, metrics: &Metrics) -> Outcome {
+fn failed(PolicyKey { id, .. }: &PolicyKey, error: &GuardedError<kube::Error>, metrics: &Metrics) -> Outcome {
     metrics.reconcile_errors.with_label_values(&["status", reason(error)]).inc();
     tracing::warn!(
         namespace = id.namespace,

@@ -21,13 +21,13 @@ pub(super) fn collect(
     settling: Settling,
     monitoring: &MonitoringResults,
 ) -> Reports {
-    let id = &plan.version.id;
+    let id = &plan.key.id;
     let known = |uid: &String| book.get(uid).map(|state| (uid.clone(), pod_report(&state, id)));
     let complete = settling == Settling::Over || plan.pods.iter().all(|(uid, pod)| has_spoken(uid, pod, book));
     Reports {
         pods: plan.pods.keys().filter_map(known).collect(),
         completeness: if complete { Completeness::Complete } else { Completeness::Settling },
-        monitoring: monitoring.get(id).map(|result| BTreeMap::from([(id.clone(), result)])).unwrap_or_default(),
+        monitoring: monitoring.get(&plan.key).map(|it| BTreeMap::from([(plan.key.clone(), it)])).unwrap_or_default(),
         behind: BTreeMap::new(),
     }
 }
@@ -56,5 +56,7 @@ fn pod_report(state: &ProxyState, id: &PolicyId) -> PodReport {
             .as_ref()
             .map(|rejected| Nack { revision: rejected.revision.clone(), error: rejected.error.clone() }),
         breakers: state.breakers.values().filter(|breaker| breaker.key.policy == *id).cloned().collect(),
+        limits: Vec::new(),
+        broken_references: Vec::new(),
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use fusebox_api::{CircuitBreakerPolicy, CircuitBreakerPolicyStatus};
 use fusebox_compiler::snapshot::{CircuitBreaker, Namespace, Pod, Service, Workload};
+use fusebox_compiler::{Kind, PolicyKey};
 use fusebox_policy::config::PolicyId;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
@@ -104,7 +105,8 @@ fn spawn_policies(table: &Table<PolicyRecord>, around: &Surroundings) {
             changes
                 .iter()
                 .filter(|change| status_differs(change))
-                .map(|change| PolicyId { namespace: change.name.namespace.clone(), name: change.name.name.clone() }),
+                .map(|change| PolicyId { namespace: change.name.namespace.clone(), name: change.name.name.clone() })
+                .map(|id| PolicyKey::new(Kind::CircuitBreakerPolicy, id)),
         );
         if changes.iter().any(Change::decides) {
             inputs.ring();

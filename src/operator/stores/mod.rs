@@ -11,9 +11,8 @@ mod watch;
 
 use std::sync::Arc;
 
-use fusebox_compiler::Snapshot;
 use fusebox_compiler::snapshot::{Namespace, Pod, Prometheus, Service, Workload};
-use fusebox_policy::config::PolicyId;
+use fusebox_compiler::{PolicyKey, Snapshot};
 use jiff::Timestamp;
 use tokio::sync::watch as channel;
 use tokio::task::AbortHandle;
@@ -58,7 +57,7 @@ pub struct Surroundings {
     /// Woken when something changed that decides.
     pub inputs: Signal,
     /// Told of policies whose status is not what it was.
-    pub statuses: Touched<PolicyId>,
+    pub statuses: Touched<PolicyKey>,
     /// Told of pods.
     pub directory: PodDirectory,
     /// Told of EndpointSlices.

@@ -9,7 +9,7 @@ use fusebox_api::names::{INJECT_ENABLED, INJECT_LABEL};
 use fusebox_policy::config::WorkloadId;
 
 use super::super::sidecars::{Finding, Found, Problem, Sidecars};
-use super::{Draft, Input, MAX_PARTS, Reason, counted, limited, no, side_words, yes};
+use super::{Draft, Input, MAX_PARTS, Reason, counted, limited, side_words};
 use crate::plan::{Gap, PolicyPlan};
 
 const KIND: &str = "Covered";
@@ -19,7 +19,7 @@ pub(super) fn covered(input: &Input<'_>) -> Draft {
     let problems = || sidecars.found.iter().filter(|(problem, _)| **problem != Problem::SidecarOld);
     if let Some((worst, _)) = problems().next() {
         let parts: Vec<String> = problems().map(|(problem, found)| problem_words(*problem, found, sidecars)).collect();
-        return no(KIND, worst.as_str(), parts.join("; "));
+        return Draft::no(KIND, worst.as_str(), parts.join("; "));
     }
     let unasked = match sidecars.unasked {
         0 => String::new(),
@@ -27,11 +27,11 @@ pub(super) fn covered(input: &Input<'_>) -> Draft {
     };
     let Sidecars { expected, injected, .. } = *sidecars;
     if expected == 0 {
-        return yes(KIND, Reason::NoProxies, format!("no pod on the {side} asks for a sidecar{unasked}"));
+        return Draft::yes(KIND, Reason::NoProxies, format!("no pod on the {side} asks for a sidecar{unasked}"));
     }
     let have = format!("{injected}/{expected} pods on the {side} that ask for a sidecar have one");
     let old = sidecars.found.get(&Problem::SidecarOld).map(old_words).unwrap_or_default();
-    yes(KIND, Reason::Covered, format!("{have}{unasked}{old}"))
+    Draft::yes(KIND, Reason::Covered, format!("{have}{unasked}{old}"))
 }
 
 /// Why a policy has no sidecar at all, and what to do: label what asks for none, restart what asks.

@@ -8,7 +8,7 @@ use fusebox_policy::report::{BrokenReference, LimitReport, MAX_TOP_BLOCKED, Prox
 
 use super::{Session, cut};
 use crate::control::configurations::Configuration;
-use crate::kinds::Kind;
+use fusebox_compiler::Kind;
 
 /// The longest name within a key, in bytes: that of anything in Kubernetes.
 const MAX_NAME: usize = 253;
