@@ -5,9 +5,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod contender;
+
 use std::hint::black_box;
-use std::sync::{Arc, Barrier};
-use std::thread;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use failsafe::{FailurePolicy, Instrument, StateMachine, backoff, failure_policy};
@@ -16,12 +17,7 @@ use fusebox_policy::config::{
     BreakerParameters, FailureRate, HalfOpen, Open, RateWindow, Recovery, SlowCallRate, Trip,
 };
 
-/// How often each contender is measured.
-const ROUNDS: usize = 201;
-
-/// Requests in one measurement, by each thread: about a millisecond, so that on a busy machine most
-/// measurements end before the scheduler takes the thread off its processor.
-const REQUESTS: u32 = 20_000;
+use self::contender::{Contender, REQUESTS, measured, print};
 
 /// Requests that are told the same time where the time is an argument.
 const REQUESTS_PER_TICK: u32 = 64;
@@ -31,69 +27,9 @@ const REQUESTS_PER_FAILURE: u32 = 100;
 
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// One thing measured.
-struct Contender {
-    name: &'static str,
-    threads: u32,
-    /// Runs [`REQUESTS`] requests on one thread.
-    run: Box<dyn Fn() + Sync>,
-    /// Nanoseconds a request, one for each round.
-    rounds: Vec<f64>,
-}
-
-impl Contender {
-    fn new(name: &'static str, threads: u32, run: impl Fn() + Sync + 'static) -> Self {
-        Self { name, threads, run: Box::new(run), rounds: Vec::new() }
-    }
-
-    /// The time from the first thread's first request to the last one's last, over the requests of one thread:
-    /// threads that the scheduler lets run one after the other do not pass for threads that never met.
-    fn measure(&mut self) {
-        let took = if self.threads == 1 { self.measure_alone() } else { self.measure_together() };
-        self.rounds.push(took.as_secs_f64() * 1e9 / f64::from(REQUESTS));
-    }
-
-    fn measure_alone(&self) -> Duration {
-        let began = Instant::now();
-        (self.run)();
-        began.elapsed()
-    }
-
-    fn measure_together(&self) -> Duration {
-        let together = Barrier::new(self.threads as usize);
-        let (run, together) = (&self.run, &together);
-        let times: Vec<(Instant, Instant)> = thread::scope(|scope| {
-            let measured = || {
-                together.wait();
-                let began = Instant::now();
-                run();
-                (began, Instant::now())
-            };
-            let threads: Vec<_> = (0..self.threads).map(|_| scope.spawn(measured)).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-        });
-        let first = times.iter().map(|(began, _)| *began).min().unwrap();
-        let last = times.iter().map(|(_, ended)| *ended).max().unwrap();
-        last - first
-    }
-
-    fn median(&self) -> f64 {
-        let mut rounds = self.rounds.clone();
-        rounds.sort_by(f64::total_cmp);
-        rounds[rounds.len() / 2]
-    }
-
-    fn fastest(&self) -> f64 {
-        self.rounds.iter().copied().fold(f64::INFINITY, f64::min)
-    }
-}
-
 fn main() {
-    let mut contenders = contenders();
-    for _ in 0..ROUNDS {
-        contenders.iter_mut().for_each(Contender::measure);
-    }
-    print(&contenders);
+    let contenders = measured(contenders());
+    print("closed breaker, admit + settle(success)", &contenders);
 }
 
 fn contenders() -> Vec<Contender> {
@@ -117,21 +53,6 @@ fn contenders() -> Vec<Contender> {
         Contender::new("fusebox, all rules, 10000 in turn", 2, time_given(many(10_000, times))),
         Contender::new("reading the clock once", 1, read_clock),
     ]
-}
-
-fn print(contenders: &[Contender]) {
-    println!("closed breaker, admit + settle(success), {ROUNDS} interleaved rounds of {REQUESTS} requests a thread\n");
-    println!("{:<38} {:>7} {:>10} {:>10} {:>9}", "contender", "threads", "median ns", "fastest ns", "x first");
-    let first = contenders[0].median();
-    for contender in contenders {
-        let (median, fastest) = (contender.median(), contender.fastest());
-        println!(
-            "{:<38} {:>7} {median:>10.1} {fastest:>10.1} {:>9.2}",
-            contender.name,
-            contender.threads,
-            median / first
-        );
-    }
 }
 
 /// What breakers trip by.

@@ -106,16 +106,15 @@ impl<W> Waiting<W> {
         Ok(Place { key: entry.key, number })
     }
 
-    /// Lets a request wait in the place of another of its client, where the bucket or the places are used up: of the last of the
-    /// lowest priority below its own, or of the last of the highest where the others have less than their share.
-    /// `hand_over` takes the reservation from the one that goes and makes what stands for the one that comes; the bucket is not asked, because
-    /// nothing more is spent. The one that goes is refused; none goes that weighs less than the one that comes.
-    pub fn displace(&self, entry: &Entry, now: Instant, hand_over: impl FnOnce(&mut W) -> W) -> Option<(Place, W)> {
+    /// The one that must go so that a request of this client, weight and priority may wait, where the bucket or the places are used
+    /// up: the last of the lowest priority below its own, or the last of the highest where the others have less than their
+    /// share. It is refused, what it reserved must be given back, and then the request may ask again. None goes that
+    /// weighs less.
+    pub fn displace(&self, key: KeyId, (cost, priority): (u32, u8)) -> Option<W> {
         let mut state = self.state.lock();
-        let number = state.next;
-        state.next += 1;
-        let gone = state.on_line(entry.key, |line| line.displace(entry, (number, now), hand_over))?;
-        Some((Place { key: entry.key, number }, gone))
+        let out = state.on_line(key, |line| line.displace(cost, priority.min(MAX_PRIORITY)))?;
+        state.waiting -= 1;
+        Some(out)
     }
 
     /// Takes out one whose client left; none where it had its turn.

@@ -127,36 +127,31 @@ fn a_heavy_request_waits_for_all_of_its_weight() {
     assert_eq!(waiting.due(at(4 * SECOND)), [Turn::Passes(1)]);
 }
 
-/// Asks for the place of another for request 99 of this priority; who goes.
-fn displaced(waiting: &Waiting<u64>, client: u128, priority: u8) -> Option<u64> {
-    let entry = Entry { key: key(client), ..entry(&Request { name: 99, priority, wait: 0 }, 10 * SECOND) };
-    waiting.displace(&entry, at(0), |_| 99).map(|(_, gone)| gone)
-}
-
 #[test]
 fn a_high_one_takes_the_place_of_the_last_of_the_lowest_and_not_of_its_equals() {
     let (lows, _) = waiting(&[3, 1, 1, 3], 10 * SECOND);
-    assert_eq!(displaced(&lows, 1, 9), Some(3));
-    assert_eq!(displaced(&lows, 2, 9), None, "another client's");
-    assert_eq!((lows.len(), order(&lows)), (4, vec![99, 1, 4, 2]));
+    assert_eq!(lows.displace(key(1), (1, 9)), Some(3));
+    assert_eq!(lows.displace(key(2), (1, 9)), None, "another client's");
+    assert_eq!((lows.len(), order(&lows)), (3, vec![1, 4, 2]));
     let (equals, _) = waiting(&[5, 5, 5], 10 * SECOND);
-    assert_eq!(displaced(&equals, 1, 5), None);
+    assert_eq!(equals.displace(key(1), (1, 5)), None);
 }
 
 #[test]
 fn one_that_weighs_less_does_not_make_place_for_one_that_weighs_more() {
     let (lows, _) = waiting(&[1, 1, 1], 10 * SECOND);
-    let heavy = Entry { cost: 2, ..entry(&Request { name: 99, priority: 9, wait: 0 }, 10 * SECOND) };
-    assert!(lows.displace(&heavy, at(0), |_| 99).is_none());
+    assert_eq!(lows.displace(key(1), (2, 9)), None);
     assert_eq!(order(&lows), [1, 2, 3]);
 }
 
 #[test]
 fn one_of_lower_priority_finds_a_place_among_high_ones_and_keeps_it() {
     let (highs, _) = waiting(&[9, 9, 9, 9], 10 * SECOND);
-    assert_eq!(displaced(&highs, 1, 0), Some(4), "the last of the highest");
-    assert_eq!(displaced(&highs, 1, 0), None, "the lower ones have their share");
-    assert_eq!(displaced(&highs, 1, 9), None, "and it is not taken from them");
+    assert_eq!(highs.displace(key(1), (1, 0)), Some(4), "the last of the highest");
+    let request = Request { name: 5, priority: 0, wait: 4 * SECOND };
+    highs.enter(&entry(&request, 10 * SECOND), 5, at(0)).unwrap();
+    assert_eq!(highs.displace(key(1), (1, 0)), None, "the lower ones have their share");
+    assert_eq!(highs.displace(key(1), (1, 9)), None, "and it is not taken from them");
 }
 
 #[test]
@@ -169,7 +164,7 @@ fn who_has_waited_as_long_as_it_may_is_refused() {
 }
 
 /// Its priority, when it came, and what it spent.
-type Waiter = (u8, u64, Option<Reservation>);
+type Waiter = (u8, u64, Reservation);
 
 /// A bucket of one a second and those that wait for it, as a proxy uses them.
 struct Queue {
@@ -201,20 +196,22 @@ impl Queue {
     }
 
     fn arrive(&mut self, priority: u8, now: u64) {
-        let (verdict, reservation) = self.buckets.reserve(key(1), &self.ask, at(now));
-        let max_delay = self.max_delay;
-        let entry = |wait| Entry { key: key(1), cost: 1, rate: per_second(1, 1), wait, max_delay, priority };
-        match verdict.outcome {
+        let mut asked = self.buckets.reserve(key(1), &self.ask, at(now));
+        if asked.0.is_refused() {
+            let Some((gone, _, reservation)) = self.waiting.displace(key(1), (1, priority)) else { return };
+            *self.overdue.entry(gone).or_default() += 1;
+            self.buckets.give_back(reservation);
+            asked = self.buckets.reserve(key(1), &self.ask, at(now));
+        }
+        let reservation = asked.1.unwrap();
+        match asked.0.outcome {
             Outcome::Allowed => self.pass(priority, (now, now)),
             Outcome::Delayed { wait } => {
-                assert!(self.waiting.enter(&entry(wait), (priority, now, reservation), at(now)).is_ok());
+                let max_delay = self.max_delay;
+                let entry = Entry { key: key(1), cost: 1, rate: per_second(1, 1), wait, max_delay, priority };
+                assert!(self.waiting.enter(&entry, (priority, now, reservation), at(now)).is_ok());
             }
-            Outcome::Refused { .. } => {
-                let come = |gone: &mut Waiter| (priority, now, gone.2.take());
-                if let Some((_, (gone, _, None))) = self.waiting.displace(&entry(Duration::ZERO), at(now), come) {
-                    *self.overdue.entry(gone).or_default() += 1;
-                }
-            }
+            Outcome::Refused { .. } => panic!("a place was made"),
         }
     }
 
@@ -227,12 +224,12 @@ impl Queue {
         for turn in self.waiting.due(at(now)) {
             match turn {
                 Turn::Passes((priority, came, reservation)) => {
-                    self.buckets.settle(reservation.unwrap(), at(now));
+                    self.buckets.settle(reservation, at(now));
                     self.pass(priority, (came, now));
                 }
                 Turn::Overdue((priority, _, reservation)) => {
                     *self.overdue.entry(priority).or_default() += 1;
-                    self.buckets.give_back(reservation.unwrap());
+                    self.buckets.give_back(reservation);
                 }
             }
         }

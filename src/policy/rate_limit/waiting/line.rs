@@ -51,19 +51,10 @@ impl<W> Line<W> {
         Some(())
     }
 
-    pub(super) fn displace(
-        &mut self,
-        entry: &Entry,
-        (number, now): (u64, Instant),
-        hand_over: impl FnOnce(&mut W) -> W,
-    ) -> Option<W> {
-        let goes = self.must_go(entry.priority.min(MAX_PRIORITY))?;
-        let last = self.waiters.iter().rposition(|waiter| waiter.priority == goes && waiter.cost >= entry.cost)?;
-        let Waiter { cost, waiter: mut gone, .. } = self.waiters.remove(last);
-        // It weighs what its reservation weighs, which may be more than it needs.
-        let comes = Entry { cost, ..*entry };
-        self.waiters.push(Waiter::new(&comes, (number, hand_over(&mut gone)), now));
-        Some(gone)
+    pub(super) fn displace(&mut self, cost: u32, priority: u8) -> Option<W> {
+        let goes = self.must_go(priority)?;
+        let last = self.waiters.iter().rposition(|waiter| waiter.priority == goes && waiter.cost >= cost)?;
+        Some(self.take(last).waiter)
     }
 
     pub(super) fn leave(&mut self, number: u64) -> Option<W> {
