@@ -19,7 +19,7 @@ use kube::api::ListParams;
 use kube::{Api, Client};
 use tokio::io::AsyncWriteExt as _;
 
-pub use players::Answer;
+pub use players::{Answer, RESTRICTED};
 
 /// How long anything may take before a test gives up: far more than it should, for machines are noisy.
 pub const PATIENCE: Duration = Duration::from_secs(90);

@@ -8,43 +8,49 @@ use fusebox_testkit::images::DEBIAN_IMAGE;
 use k8s_openapi::api::batch::v1::Job;
 use kube::Api;
 
-use fusebox_e2e::stage::{PATIENCE, Sidecars, Stage, on_stage};
+use fusebox_e2e::stage::{PATIENCE, RESTRICTED, Sidecars, Stage, on_stage};
 
 /// How long a Job's pod may live on after its main container.
 const AFTER_MAIN: Duration = Duration::from_secs(5);
+/// Both ways in which traffic reaches sidecars.
+const BOTH: [Sidecars; 2] = [Sidecars::Transparent, Sidecars::Explicit];
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a cluster: make e2e"]
 async fn a_job_completes_soon_after_its_main_container() -> Result<()> {
-    on_stage("job", Sidecars::Transparent, async |stage| {
-        stage.server("payments", 1).await?;
-        stage.rolled_out("payments").await?;
-        let job = "curl --silent --fail --retry 5 --retry-all-errors http://payments";
-        stage.apply(&job_manifest("batch", ("", job))).await?;
-        completed(stage, "batch").await?;
-        ended_soon(stage, "batch").await
-    })
-    .await
+    for sidecars in BOTH {
+        on_stage("job", sidecars, async |stage| {
+            protected_server(stage).await?;
+            let job = "curl --silent --fail --retry 5 --retry-all-errors http://payments";
+            stage.apply(&job_manifest("batch", ("", job))).await?;
+            completed(stage, "batch").await?;
+            ended_soon(stage, "batch").await
+        })
+        .await?;
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a cluster: make e2e"]
 async fn an_init_container_has_network() -> Result<()> {
-    on_stage("init", Sidecars::Transparent, async |stage| {
-        stage.server("payments", 1).await?;
-        stage.rolled_out("payments").await?;
-        // No retry: at the first try the sidecar must be there, and the policy's Service be reached by its name.
-        let init = "curl --silent --show-error --fail http://payments";
-        stage.apply(&job_manifest("first", (init, "exit 0"))).await?;
-        completed(stage, "first").await
-    })
-    .await
+    for sidecars in BOTH {
+        on_stage("init", sidecars, async |stage| {
+            protected_server(stage).await?;
+            // No retry: at the first try the sidecar must be there, and the policy's Service be reached by its name.
+            let init = "curl --silent --show-error --fail http://payments";
+            stage.apply(&job_manifest("first", (init, "exit 0"))).await?;
+            completed(stage, "first").await
+        })
+        .await?;
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a cluster: make e2e"]
 async fn probes_of_each_kind_keep_saying_what_they_said() -> Result<()> {
-    for sidecars in [Sidecars::Transparent, Sidecars::Explicit] {
+    for sidecars in BOTH {
         on_stage("probes", sidecars, async |stage| {
             stage.server("payments", 1).await?;
             stage.kubectl(&["patch", "deployment", "payments", "--patch", PROBES]).await?;
@@ -72,6 +78,13 @@ const PROBES: &str = r#"{"spec": {"template": {"spec": {"containers": [{"name": 
     "livenessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1},
     "startupProbe": {"exec": {"command": ["test", "-f", "/tmp/nginx.pid"]}, "periodSeconds": 1}}]}}}}"#;
 
+/// `payments` with a policy, so that both kinds of interception lead callers to their sidecars.
+async fn protected_server(stage: &Stage) -> Result<()> {
+    stage.server("payments", 1).await?;
+    stage.protect("payments", "timeout: 5s").await?;
+    stage.rolled_out("payments").await
+}
+
 async fn ready_is(stage: &Stage, wanted: &str) -> Result<()> {
     eventually(PATIENCE, &format!("the pod's Ready is {wanted}"), async || {
         let pods = stage.pods("payments").await?;
@@ -87,7 +100,8 @@ async fn ready_is(stage: &Stage, wanted: &str) -> Result<()> {
 fn job_manifest(name: &str, (init, main): (&str, &str)) -> String {
     let container = |name: &str, command: &str| {
         format!(
-            "{{name: {name}, image: \"{DEBIAN_IMAGE}\", imagePullPolicy: IfNotPresent, command: [sh, -c, \"{command}\"]}}"
+            "{{name: {name}, image: \"{DEBIAN_IMAGE}\", imagePullPolicy: IfNotPresent, command: [sh, -c, \"{command}\"], \
+             securityContext: {RESTRICTED}}}"
         )
     };
     let init = if init.is_empty() { String::new() } else { container("before", init) };

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use fusebox_e2e::stage::{SYSTEM_NAMESPACE, Sidecars, Stage, on_stage};
+use fusebox_e2e::stage::{PATIENCE, SYSTEM_NAMESPACE, Sidecars, Stage, on_stage};
+use fusebox_testkit::eventually;
 
 /// The packaged chart of the earlier commit; its images are on the node.
 const PREVIOUS: &str = "FUSEBOX_PREVIOUS_CHART";
@@ -39,8 +40,7 @@ async fn there_and_back(stage: &Stage) -> Result<()> {
     stage.enforced("payments").await?;
     stage.kubectl(&["rollout", "restart", "deployment/payments"]).await?;
     stage.rolled_out("payments").await?;
-    let new = sidecar(stage, "payments").await?;
-    ensure!(new != old, "the servers still have the sidecar {old}");
+    let new = other_sidecar(stage, "payments", &old).await?;
     ensure!(sidecar(stage, "web").await? == old, "the client was not to be restarted");
     stage.goes_on(&web, (stage.answers(&web).await?.len(), REQUESTS)).await?;
 
@@ -62,6 +62,16 @@ async fn sidecar(stage: &Stage, app: &str) -> Result<String> {
     images.dedup();
     ensure!(images.len() == 1, "{app} has the sidecars {images:?}");
     images.pop().with_context(|| format!("{app} has no sidecar"))
+}
+
+/// The image of the sidecars once none has `old` any more: the last pod of a rollout may go a moment after it is over.
+async fn other_sidecar(stage: &Stage, app: &str, old: &str) -> Result<String> {
+    eventually(PATIENCE, &format!("{app} has other sidecars than {old}"), async || {
+        let image = sidecar(stage, app).await?;
+        ensure!(image != old, "they still have it");
+        Ok(image)
+    })
+    .await
 }
 
 async fn helm(arguments: &[&str]) -> Result<()> {

@@ -15,7 +15,7 @@ use super::{PATIENCE, Stage};
 /// Whose existence makes a server answer 503.
 const FAIL: &str = "/tmp/fail";
 /// What a container may do in a namespace that enforces `restricted`.
-const RESTRICTED: &str = "{runAsUser: 1000, runAsNonRoot: true, allowPrivilegeEscalation: false, \
+pub const RESTRICTED: &str = "{runAsUser: 1000, runAsNonRoot: true, allowPrivilegeEscalation: false, \
      capabilities: {drop: [ALL]}, seccompProfile: {type: RuntimeDefault}}";
 /// How many of a client's last answers say how it fares now.
 const LAST: usize = 5;
