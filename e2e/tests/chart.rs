@@ -44,6 +44,23 @@ fn renderings_are_what_the_goldens_say() -> Result<()> {
 }
 
 #[test]
+fn dashboards_come_as_config_maps_that_grafana_finds() -> Result<()> {
+    let rendering = Rendering::of("defaults").with("monitoring.dashboards.enabled=true").only("dashboards");
+    let maps = documents(&rendering.text()?)?;
+    ensure!(maps.len() >= 2, "only {} dashboards", maps.len());
+    for map in &maps {
+        ensure!(map["metadata"]["labels"]["grafana_dashboard"] == "1", "{}", map["metadata"]);
+        let (name, text) = map["data"].as_object().and_then(|data| data.iter().next()).context("no data")?;
+        let text = text.as_str().context("no text")?;
+        let file = std::fs::read_to_string(path(&format!("charts/fusebox/files/dashboards/{name}")))?;
+        ensure!(text.trim_end() == file.trim_end(), "{name} is not the file of that name");
+        let model: Value = serde_json::from_str(text)?;
+        ensure!(model["uid"] == name.trim_end_matches(".json"), "{name} has another uid");
+    }
+    Ok(())
+}
+
+#[test]
 fn what_config_rbac_grants_is_what_the_chart_grants() -> Result<()> {
     let mut differing = Vec::new();
     for (file, template) in [("operator", "rbac-operator"), ("roles", "rbac-people")] {

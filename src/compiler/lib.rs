@@ -9,6 +9,7 @@ pub mod attachment;
 mod breaker_config;
 pub mod check;
 mod common_config;
+pub mod dashboards;
 pub mod explanation;
 pub mod injection;
 mod kind;

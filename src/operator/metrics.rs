@@ -4,6 +4,7 @@
 //! can choose without bound, except policy names, of which there is a fixed number kept.
 
 use fusebox_policy::metrics::{POLICY, POLICY_KIND, POLICY_NAMESPACE};
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
@@ -70,6 +71,7 @@ impl Metrics {
     /// When a name is not valid or not unique, which a test rules out.
     pub fn new() -> Result<Self, prometheus::Error> {
         let make = Maker(Registry::new());
+        make.0.register(Box::new(ProcessCollector::for_self()))?;
         Ok(Self {
             reconcile: make.counters("reconcile_total", "Reconciles by stage", &["stage"])?,
             reconcile_errors: make.counters("reconcile_errors_total", "Failed reconciles", &["stage", "reason"])?,
@@ -170,5 +172,26 @@ mod tests {
         let text = metrics.text().unwrap();
         assert!(text.contains("fusebox_operator_status_writes_total{kind=\"CircuitBreakerPolicy\"} 1"), "{text}");
         assert!(text.contains("fusebox_operator_leader 0"), "{text}");
+        assert!(text.contains("process_resident_memory_bytes"), "{text}");
+    }
+
+    #[test]
+    fn the_operators_dashboard_asks_for_no_metric_that_is_not_made_here() {
+        let sources =
+            [include_str!("metrics.rs"), include_str!("admission/metrics.rs"), include_str!("control/metrics.rs")]
+                .concat();
+        let is_made = |name: &str| {
+            let name = name.trim_end_matches("_bucket");
+            let short = name.trim_start_matches("fusebox_operator_");
+            [name, short].iter().any(|name| sources.contains(&format!("\"{name}\"")))
+        };
+        let dashboards = fusebox_compiler::dashboards::all();
+        let model = dashboards.iter().find(|it| it.uid == "fusebox-operator").unwrap().model.to_string();
+        let words = model.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+        let asked: std::collections::BTreeSet<&str> = words.filter(|word| word.starts_with("fusebox_")).collect();
+        assert!(asked.len() > 10, "{asked:?}");
+        for name in asked {
+            assert!(is_made(name), "{name}");
+        }
     }
 }
