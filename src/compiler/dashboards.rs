@@ -6,6 +6,8 @@
 mod circuit_breaker;
 mod operator;
 mod panel;
+mod policies;
+mod rate_limit;
 
 use serde_json::{Value, json};
 
@@ -53,7 +55,7 @@ struct Row {
 /// All dashboards, by uid.
 #[must_use]
 pub fn all() -> Vec<Dashboard> {
-    [circuit_breaker::draft(), operator::draft()].into_iter().map(Draft::finish).collect()
+    [circuit_breaker::draft(), operator::draft(), rate_limit::draft()].into_iter().map(Draft::finish).collect()
 }
 
 impl Draft {

@@ -11,7 +11,7 @@ const GRID_WIDTH: u32 = 24;
 
 /// What is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum Shape {
     /// One number.
     Stat,
     /// Lines over time.
@@ -24,7 +24,7 @@ pub(super) enum Kind {
 
 /// One panel.
 pub(super) struct Panel {
-    kind: Kind,
+    shape: Shape,
     title: &'static str,
     description: &'static str,
     unit: &'static str,
@@ -44,8 +44,8 @@ pub(super) struct Layout {
 }
 
 impl Panel {
-    pub(super) fn new(kind: Kind, title: &'static str, description: &'static str) -> Self {
-        Self { kind, title, description, unit: "short", queries: Vec::new(), values: Vec::new() }
+    pub(super) fn new(shape: Shape, title: &'static str, description: &'static str) -> Self {
+        Self { shape, title, description, unit: "short", queries: Vec::new(), values: Vec::new() }
     }
 
     /// Grafana's name of the unit; without it plain numbers.
@@ -66,19 +66,19 @@ impl Panel {
     }
 
     fn size(&self) -> (u32, u32) {
-        match self.kind {
-            Kind::Stat => (4, 4),
-            Kind::Lines | Kind::Heatmap => (12, 8),
-            Kind::States => (24, 9),
+        match self.shape {
+            Shape::Stat => (4, 4),
+            Shape::Lines | Shape::Heatmap => (12, 8),
+            Shape::States => (24, 9),
         }
     }
 
     fn model(&self, id: usize) -> Value {
-        let format = if self.kind == Kind::Heatmap { "heatmap" } else { "time_series" };
+        let format = if self.shape == Shape::Heatmap { "heatmap" } else { "time_series" };
         let targets = self.queries.iter().zip('A'..).map(|((expression, legend), letter)| {
             json!({
                 "refId": letter.to_string(), "expr": expression, "legendFormat": legend, "format": format,
-                "exemplar": self.kind == Kind::Heatmap, "instant": self.kind == Kind::Stat, "range": self.kind != Kind::Stat,
+                "exemplar": self.shape == Shape::Heatmap, "instant": self.shape == Shape::Stat, "range": self.shape != Shape::Stat,
             })
         });
         let values = self.values.iter().enumerate().map(|(index, (value, text, colour))| {
@@ -96,24 +96,24 @@ impl Panel {
     }
 
     fn word(&self) -> &'static str {
-        match self.kind {
-            Kind::Stat => "stat",
-            Kind::Lines => "timeseries",
-            Kind::States => "state-timeline",
-            Kind::Heatmap => "heatmap",
+        match self.shape {
+            Shape::Stat => "stat",
+            Shape::Lines => "timeseries",
+            Shape::States => "state-timeline",
+            Shape::Heatmap => "heatmap",
         }
     }
 
     fn options(&self) -> Value {
-        match self.kind {
-            Kind::Stat => {
+        match self.shape {
+            Shape::Stat => {
                 json!({"colorMode": "value", "graphMode": "none", "reduceOptions": {"calcs": ["lastNotNull"]}})
             }
-            Kind::Lines => {
+            Shape::Lines => {
                 json!({"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}})
             }
-            Kind::States => json!({"mergeValues": true, "showValue": "never", "legend": {"placement": "bottom"}}),
-            Kind::Heatmap => {
+            Shape::States => json!({"mergeValues": true, "showValue": "never", "legend": {"placement": "bottom"}}),
+            Shape::Heatmap => {
                 json!({"calculate": false, "yAxis": {"unit": self.unit}, "exemplars": {"color": "orange"}})
             }
         }
