@@ -40,6 +40,9 @@ const BYTES_FOR_EACH_SENT: u64 = 16;
 /// The longest code of a server's error that is shown.
 const MAX_CODE: usize = 24;
 
+/// How servers say that their ACL refuses a command of the script, before and since Redis 7.2.
+const REFUSED_IN_SCRIPT: [&str; 2] = ["executing the script can't", "ACL failure in script"];
+
 /// Policies under which Redis never drops a key that has not expired.
 const KEEPING_POLICY: &str = "noeviction";
 
@@ -215,6 +218,8 @@ impl Connection {
         if matches!(duty, Duty::Guides | Duty::GuidesWithPassword) {
             return Ok(());
         }
+        // A server that asks for a password says so only where the question is short.
+        self.ping(ATTEMPT).await?;
         self.rehearse(settings).await?;
         if duty == Duty::KeepsAsPrimary && !self.is_primary().await? {
             return Err(StoreLost::NotPrimary { address: self.address.clone() });
@@ -383,6 +388,10 @@ fn error_of(address: &str, error: &RedisError) -> StoreLost {
         ErrorKind::Parse | ErrorKind::UnexpectedReturnType => StoreLost::Malformed { address },
         _ => match error.code() {
             Some("WRONGPASS") => StoreLost::Credentials { address },
+            // Of a command within the script an ACL's refusal is an error like any other.
+            Some("ERR") if error.detail().is_some_and(is_refused_in_script) => {
+                StoreLost::Answered { address, code: "NOPERM".to_owned() }
+            }
             Some(code) => StoreLost::Answered { address, code: word(code) },
             None => StoreLost::Malformed { address },
         },
@@ -393,6 +402,10 @@ fn error_of(address: &str, error: &RedisError) -> StoreLost {
 fn word(code: &str) -> String {
     let is_word = !code.is_empty() && code.len() <= MAX_CODE && code.bytes().all(|byte| byte.is_ascii_uppercase());
     if is_word { code.to_owned() } else { "ERR".to_owned() }
+}
+
+fn is_refused_in_script(detail: &str) -> bool {
+    REFUSED_IN_SCRIPT.iter().any(|words| detail.contains(words))
 }
 
 /// Errors that tell of a key rather than of the server.

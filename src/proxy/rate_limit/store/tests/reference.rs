@@ -164,5 +164,5 @@ async fn eight_connections_together_pass_exactly_the_rate() {
     let most = u64::from(BURST) + between_us * u64::from(RATE) / 1_000_000;
     println!("{passed} passed of at most {most} in {between_us} us");
     assert!(passed <= most, "{} too many", passed - most);
-    assert!(passed + 20 >= most, "{} were lost: the clients were too slow to use all of the rate", most - passed);
+    assert!(passed * 10 >= most * 7, "the clients were too slow to use the rate");
 }
