@@ -3,14 +3,15 @@
 //! Requests must never wait for it: they load a pointer. A new configuration is built and checked beside
 //! the old one and replaces it whole, or not at all.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use fusebox_policy::circuit_breaker::{Force, Transition};
-use fusebox_policy::config::{BreakerKey, PolicyVersion, ProxyConfig};
-use fusebox_policy::report::BreakerState;
-use fusebox_policy::stream::ServiceEndpoints;
+use fusebox_policy::config::{BreakerKey, PolicyVersion, ProxyConfig, RateLimit, Reference};
+use fusebox_policy::report::{BreakerState, BrokenReference};
+use fusebox_policy::stream::{LiveReplicas, ReferenceValue, ServiceEndpoints};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -23,6 +24,8 @@ use crate::endpoints::{Directory, Known, MAX_ENDPOINT_BREAKERS, Making};
 use crate::listener::limits::Limits;
 use crate::pipeline::hop::Direction;
 use crate::pipeline::own_refusals::OwnRefusals;
+use crate::rate_limit::Stores;
+use crate::rate_limit::references::References;
 use crate::snapshot::{Destination, Installed, Snapshot, Surroundings, Topology};
 use crate::state_file::Saved;
 use crate::upstream::{Pool, Pools};
@@ -48,6 +51,7 @@ pub(crate) struct Enforcer {
 struct Books {
     directory: Directory,
     saved: Saved,
+    references: References,
 }
 
 /// What a configuration became.
@@ -74,16 +78,18 @@ impl Enforcer {
         let around = Surroundings { topology: &topology, pools: &pools, previous: None, maker };
         let snapshot = Snapshot::empty(around)?;
         let directory = Directory::new(&topology.upstreams, topology.endpoints_max_age);
+        let changed = watch::Sender::new(0);
+        let references = References::new(Stores::new(changed.clone()));
         Ok(Self {
             topology,
             pools,
             clock: Clock::start(),
             access_log: OnceLock::new(),
             snapshot: ArcSwap::from_pointee(snapshot),
-            books: Mutex::new(Books { directory, saved }),
+            books: Mutex::new(Books { directory, saved, references }),
             watchlist: Watchlist::default(),
             generation: watch::Sender::new(0),
-            changed: watch::Sender::new(0),
+            changed,
             counters: Counters::default(),
             own_refusals: OwnRefusals::default(),
         })
@@ -142,15 +148,26 @@ impl Enforcer {
         let mut books = self.books.lock();
         let now = Instant::now();
         let previous = self.snapshot.load_full();
-        let maker = Maker { saved: &books.saved, now };
-        let around = Surroundings { topology: &self.topology, pools: &self.pools, previous: Some(&previous), maker };
-        let next = Snapshot::build(config, revision, around)?;
+        let Books { saved, references, .. } = &mut *books;
+        let around = Surroundings {
+            topology: &self.topology,
+            pools: &self.pools,
+            previous: Some(&previous),
+            maker: Maker { saved, now },
+        };
+        let next = Snapshot::build(config, revision, around, references)?;
+        references.keep_only(referred_to(config));
         let applied = compare(&previous, &next, revision);
         for installed in next.breakers.values() {
             self.direct(installed, now);
         }
+        for (key, installed) in &next.limits {
+            installed.take_over(previous.limits.get(key), now);
+        }
         self.fill(&next, &mut books, now);
         self.snapshot.store(Arc::new(next));
+        drop(previous);
+        books.references.configure_stores(now);
         self.generation.send_modify(|count| *count += 1);
         self.changed.send_modify(|count| *count += 1);
         tracing::info!(
@@ -161,6 +178,35 @@ impl Enforcer {
             "configuration applied"
         );
         Ok(applied)
+    }
+
+    /// Takes the values of references. Quotas count at once, and what was spent stays spent.
+    pub(crate) fn references(&self, values: Vec<ReferenceValue>, now: Instant) {
+        let mut books = self.books.lock();
+        let before = books.references.broken();
+        books.references.tell(values);
+        books.references.configure_stores(now);
+        for installed in self.snapshot.load().limits.values().filter(|installed| installed.has_quotas()) {
+            installed.adopt_rates(now);
+        }
+        if books.references.broken() != before {
+            self.limits_changed();
+        }
+    }
+
+    /// How many replicas share each policy's limits now.
+    pub(crate) fn replicas(&self, policies: Vec<LiveReplicas>) {
+        self.books.lock().references.stores.tell_replicas(policies);
+    }
+
+    /// Values of references that can't be used.
+    pub(crate) fn broken_references(&self) -> Vec<BrokenReference> {
+        self.books.lock().references.broken()
+    }
+
+    /// Something about limits is worth telling at once.
+    pub(crate) fn limits_changed(&self) {
+        self.changed.send_modify(|count| *count += 1);
     }
 
     /// The operator says who stands behind Services; this replaces all it said before.
@@ -233,9 +279,12 @@ impl Enforcer {
         }
     }
 
-    /// Closes connections to upstreams that were idle for too long.
+    /// Closes connections to upstreams that were idle for too long, and forgets buckets that are full.
     pub(crate) fn sweep(&self, now: Instant) {
         self.pools.sweep(now);
+        for installed in self.snapshot.load_full().limits.values() {
+            installed.forget_full(now);
+        }
     }
 
     /// Carries out an override, and says how many endpoints may be left out.
@@ -308,6 +357,13 @@ impl Enforcer {
     pub(crate) fn counters(&self) -> &Counters {
         &self.counters
     }
+}
+
+/// All that the limits of `config` refer to.
+fn referred_to(config: &ProxyConfig) -> BTreeSet<Reference> {
+    let inbound = config.inbound.iter().filter_map(|route| route.rate_limit.as_ref());
+    let outbound = config.outbound.iter().filter_map(|route| route.rate_limit.as_ref());
+    inbound.chain(outbound).flat_map(RateLimit::references).cloned().collect()
 }
 
 /// A person's word in monotonic time; one whose time is over counts for nothing.

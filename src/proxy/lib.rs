@@ -54,6 +54,7 @@ pub use options::{
 pub use parse::ArgumentError;
 pub use probes::{Probe, ProbeError, ProbeHeader, ProbeKind, ProbeScheme, Probes};
 pub use process::raise_file_limit;
+pub use rate_limit::reading::LimitView;
 pub use redirect::{Redirect, RedirectError, Table};
 pub use server::{Drained, Proxy, StartError, run, termination};
 pub use view::{BreakerView, ListenerView, StateView};

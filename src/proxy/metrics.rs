@@ -4,13 +4,13 @@
 //! series, so a metric can't disagree with the state. Series come from the configuration alone.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
 use fusebox_policy::circuit_breaker::Statistics;
-use fusebox_policy::config::Side;
+use fusebox_policy::config::{LimitKey, Side};
 use fusebox_policy::metrics as names;
 use fusebox_policy::report::BreakerState;
 use prometheus_client::collector::Collector;
@@ -48,6 +48,9 @@ pub(crate) struct Page {
 /// Rules of which all series are written; those nobody used come last.
 pub(crate) const MAX_RULES_SHOWN: usize = 1_000;
 
+/// Rules of limits of which all series are written; those that decided nothing come last.
+pub(crate) const MAX_LIMITS_SHOWN: usize = 1_000;
+
 /// One rule's breakers, as they are at this moment.
 struct Row {
     labels: Labels,
@@ -78,6 +81,7 @@ impl Collector for Page {
         self.enforcer.counters().dropped_series((snapshot.series.len() - series.len()) as u64);
         write_requests(&mut writer, &series)?;
         write_breakers(&mut writer, &rows(&snapshot, &series))?;
+        write_limits(&mut writer, &snapshot)?;
         write_proxy(&mut writer, self, &snapshot)?;
         write_process(&mut writer)
     }
@@ -204,6 +208,44 @@ fn write_breakers(writer: &mut Writer<'_>, rows: &[Row]) -> fmt::Result {
     writer.family(names::BREAKER_PROBES, "Probes under way.", &probes)?;
     let endpoints: Vec<_> = rows.iter().filter(|row| row.has_endpoints).flat_map(endpoint_samples).collect();
     writer.family(names::BREAKER_ENDPOINTS, "Endpoints with a breaker of their own, by its state.", &endpoints)
+}
+
+fn write_limits(writer: &mut Writer<'_>, snapshot: &Snapshot) -> fmt::Result {
+    let now = Instant::now();
+    let (mut shown, idle): (Vec<_>, Vec<_>) = snapshot.limits.values().partition(|limit| limit.is_used());
+    shown.extend(idle);
+    shown.truncate(MAX_LIMITS_SHOWN);
+    let (mut decisions, mut overflow, mut gauges) = (Vec::new(), Vec::new(), BTreeMap::new());
+    for limit in shown {
+        let labels = labels_of_limit(&limit.tracked.key);
+        decisions.extend(limit.decisions().map(|(decision, source, count)| {
+            let more = [(names::DECISION, decision.into()), (names::SOURCE, source.into())];
+            (with(&labels, more), Sample::Counter(count))
+        }));
+        overflow.push((labels.clone(), Sample::Counter(limit.overflowed())));
+        for (name, value) in limit.gauges(now) {
+            gauges.entry(name).or_insert_with(Vec::new).push((labels.clone(), Sample::Gauge(value)));
+        }
+    }
+    writer.family(
+        names::RATE_LIMIT_DECISIONS,
+        "Decisions of limits; in Shadow what they would have been.",
+        &decisions,
+    )?;
+    writer.family(names::RATE_LIMIT_OVERFLOW, "Requests whose key had no place for a bucket of its own.", &overflow)?;
+    for (name, samples) in &gauges {
+        writer.family(name, gauge_help(name), samples)?;
+    }
+    Ok(())
+}
+
+fn gauge_help(name: &str) -> &'static str {
+    match name {
+        names::RATE_LIMIT_BLOCKED_CLIENTS => "Clients that are refused for a time.",
+        names::RATE_LIMIT_TRACKED_KEYS => "Keys with a bucket of their own.",
+        names::RATE_LIMIT_QUEUED => "Requests that wait for their turn.",
+        _ => "What the emptiest bucket has left of its burst, 0 to 1.",
+    }
 }
 
 fn state_samples(row: &Row) -> [(Labels, Sample); 3] {
@@ -345,12 +387,30 @@ fn write_process(writer: &mut Writer<'_>) -> fmt::Result {
     writer.gauge("process_start_time_seconds", "When the process started, in Unix time.", start_seconds)
 }
 
-fn labels_of(labels: &SeriesLabels) -> Labels {
-    let SeriesLabels { policy_namespace, policy, target_namespace, target, side, port, rule } = labels;
-    let side = match side {
+fn labels_of_limit(key: &LimitKey) -> Labels {
+    let LimitKey { policy, target, side, port, limit, rule } = key;
+    vec![
+        (names::POLICY_NAMESPACE, policy.namespace.clone().into()),
+        (names::POLICY, policy.name.clone().into()),
+        (names::TARGET_NAMESPACE, target.namespace.clone().into()),
+        (names::TARGET, target.name.clone().into()),
+        (names::SIDE, side_word(*side).into()),
+        (names::PORT, port.to_string().into()),
+        (names::LIMIT, limit.clone().into()),
+        (names::RULE, rule.clone().into()),
+    ]
+}
+
+fn side_word(side: Side) -> &'static str {
+    match side {
         Side::Client => "client",
         Side::Server => "server",
-    };
+    }
+}
+
+fn labels_of(labels: &SeriesLabels) -> Labels {
+    let SeriesLabels { policy_namespace, policy, target_namespace, target, side, port, rule } = labels;
+    let side = side_word(*side);
     vec![
         (names::POLICY_NAMESPACE, policy_namespace.clone().into()),
         (names::POLICY, policy.clone().into()),

@@ -1,4 +1,4 @@
-//! One request: normalise, classify, admit, deadline, upstream, settle.
+//! One request: normalise, classify, limit, admit, deadline, upstream, settle.
 //!
 //! It must not hold a lock or a configuration while it waits: the rule it goes by is taken once, and
 //! a new configuration meets the next request.
@@ -9,6 +9,7 @@ pub(crate) mod gate;
 pub(crate) mod grpc;
 pub(crate) mod hop;
 pub(crate) mod interim;
+mod limited;
 mod logged;
 pub(crate) mod normalize;
 pub(crate) mod own_refusals;
@@ -43,6 +44,7 @@ use self::response_body::{Passage, ResponseBody, Served};
 use self::upgrade::Upgrade;
 use crate::listener::activity::Activity;
 use crate::listener::caller::Caller;
+use crate::rate_limit::{Asked, Limiter, Passed};
 use crate::series::Ending;
 use crate::snapshot::{Guard, Route, Rule};
 use crate::upstream::{self, Lease, UpstreamError};
@@ -62,6 +64,8 @@ type Sending = Result<(Response<Incoming>, Lease), UpstreamError>;
 struct Manner {
     version: Version,
     started: Instant,
+    /// When limits let it pass: later than its start only where it waited.
+    admitted: Instant,
     /// How long a gRPC caller waits.
     patience: Option<Duration>,
     upgrade: Option<Upgrade>,
@@ -88,7 +92,7 @@ pub(crate) fn handle(
 
 async fn answer(caller: &Arc<Caller>, mut request: Request<Incoming>) -> (Response<ResponseBody>, Logged) {
     let enforcer = &caller.enforcer;
-    let manner = Manner::of(&request);
+    let mut manner = Manner::of(&request);
     let normal = normalize::request(&mut request, &caller.hop);
     let mut logged = Logged::begin(caller, &mut request, (manner.version, manner.started));
     if let Err(error) = normal {
@@ -98,14 +102,26 @@ async fn answer(caller: &Arc<Caller>, mut request: Request<Incoming>) -> (Respon
         }
         return (problem::bad_request(error), logged);
     }
-    let Some(rule) = classify(caller, &request) else {
+    let Some((rule, limiter)) = classify(caller, &request) else {
         return (unknown_host(caller, request), logged);
     };
+    let asked = limiter.as_ref().map(|limiter| limited::ask(caller, limiter, (&rule, &manner, &request)));
+    let passed = match asked {
+        None => Ok(Passed::default()),
+        Some(Asked::Pass(passed)) => Ok(passed),
+        Some(Asked::Refuse(refused)) => Err(refused),
+        Some(Asked::Later(later)) => limited::wait((later, &mut manner), limited::subject(caller, &request)).await,
+    };
+    let passed = match passed {
+        Ok(passed) => passed,
+        Err(refused) => return limited::refuse((caller, &rule), &refused, (request, logged)),
+    };
     logged.goes(place(&rule));
-    let response = match gate::ask(caller, &rule, manner.started) {
+    logged.is_limited_in_shadow(&passed);
+    let mut response = match gate::ask(caller, &rule, manner.admitted) {
         Gate::Pass(pass) => {
             logged.passes(&rule, &pass);
-            let exchange = Exchange::begin(Arc::clone(enforcer), rule, pass, manner.started);
+            let exchange = Exchange::begin(Arc::clone(enforcer), rule, pass, (manner.started, manner.admitted));
             forward(exchange, request, (caller, manner)).await
         }
         Gate::NoAddress => {
@@ -122,6 +138,7 @@ async fn answer(caller: &Arc<Caller>, mut request: Request<Incoming>) -> (Respon
             response
         }
     };
+    passed.tell(response.headers_mut());
     (response, logged)
 }
 
@@ -132,16 +149,17 @@ impl Manner {
         let is_http2 = version == Version::HTTP_2;
         let patience = if is_http2 { grpc::timeout(request.headers()) } else { None };
         let upgrade = if is_http2 { None } else { Upgrade::asked(request) };
-        Self { version, started: Instant::now(), patience, upgrade }
+        let started = Instant::now();
+        Self { version, started, admitted: started, patience, upgrade }
     }
 }
 
-/// The rule that the request goes by, from one load of the configuration.
-fn classify(caller: &Caller, request: &Request<Incoming>) -> Option<Arc<Rule>> {
+/// The rule that the request goes by and the limits before it, from one load of the configuration.
+fn classify(caller: &Caller, request: &Request<Incoming>) -> Option<(Arc<Rule>, Option<Arc<Limiter>>)> {
     let snapshot = caller.enforcer.snapshot();
     match caller.way.route(&snapshot, request.headers()) {
-        Some(route) => first_match(route, request).cloned(),
-        None => caller.way.untouched(&caller.enforcer),
+        Some(route) => first_match(route, request).map(|rule| (Arc::clone(rule), route.limiter.clone())),
+        None => caller.way.untouched(&caller.enforcer).map(|rule| (rule, None)),
     }
 }
 
@@ -173,7 +191,7 @@ async fn forward(
     let mut deadline = Deadline::new(started, rule.timeout, manner.patience, &caller.timer);
     let endpoint = exchange.endpoint();
     let pools = gate::pools(caller, &rule, endpoint.as_deref());
-    let mut sending = std::pin::pin!(upstream::send(pools, request, started));
+    let mut sending = std::pin::pin!(upstream::send(pools, request, manner.admitted));
     let activity = &caller.activity;
     let mut sent = within(&mut deadline, activity, sending.as_mut()).await;
     if matches!(sent, Err(Whose::Rule)) && exchange.overdue_in_shadow(client.as_deref(), Instant::now()) {
@@ -304,7 +322,7 @@ fn failed(exchange: Exchange, ending: Ending, client: Option<&ClientBody>) -> Re
         (Ending::ClientAbort, _) => problem::client_abort(place(&rule)),
         (Ending::Timeout, _) => problem::timeout(place(&rule), rule.timeout.unwrap_or_default()),
         (Ending::ConnectFailure, _) => problem::connect_failure(place(&rule)),
-        (Ending::Answered | Ending::Refused | Ending::Reset, _) => problem::reset(place(&rule)),
+        (Ending::Answered | Ending::Refused | Ending::RateLimited | Ending::Reset, _) => problem::reset(place(&rule)),
     };
     exchange.failed(blamed, response.status().as_u16(), Instant::now());
     response

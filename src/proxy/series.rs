@@ -60,6 +60,8 @@ pub(crate) enum Ending {
     Reset,
     /// The client went away or sent a broken body.
     ClientAbort,
+    /// A rate limit refused it.
+    RateLimited,
 }
 
 /// The counters of one rule, kept as long as the rule exists.
@@ -142,6 +144,7 @@ impl Series {
         self.requests[ending as usize][class].fetch_add(1, Relaxed);
         match ending {
             Ending::Refused => self.would_refuse(),
+            Ending::RateLimited => {}
             _ => self.durations.observe(took),
         }
     }
@@ -242,7 +245,7 @@ impl DurationHistogram {
 mod tests {
     use super::*;
     use fusebox_policy::metrics::{
-        ERROR_CIRCUIT_OPEN, ERROR_CLIENT_ABORT, ERROR_CONNECT_FAILURE, ERROR_RESET, ERROR_TIMEOUT,
+        ERROR_CIRCUIT_OPEN, ERROR_CLIENT_ABORT, ERROR_CONNECT_FAILURE, ERROR_RATE_LIMITED, ERROR_RESET, ERROR_TIMEOUT,
     };
 
     fn series() -> Series {
@@ -264,10 +267,17 @@ mod tests {
         series.record(Ending::Reset, 200, Duration::from_millis(6));
         series.record(Ending::ClientAbort, 0, Duration::from_secs(11));
         series.record(Ending::Refused, 503, Duration::ZERO);
+        series.record(Ending::RateLimited, 429, Duration::ZERO);
         let counted: Vec<_> = series.requests().collect();
-        let expected = [("", "2xx", 1), ("circuit-open", "5xx", 1), ("reset", "2xx", 1), ("client-abort", "", 1)];
+        let expected = [
+            ("", "2xx", 1),
+            ("circuit-open", "5xx", 1),
+            ("reset", "2xx", 1),
+            ("client-abort", "", 1),
+            ("rate-limited", "4xx", 1),
+        ];
         assert_eq!(counted, expected);
-        assert_eq!(series.rejected(), 1);
+        assert_eq!(series.rejected(), 1, "what a limit refused, the breaker did not");
         assert_eq!(series.durations().count, 3, "refusals have no duration");
     }
 
@@ -279,6 +289,7 @@ mod tests {
             (Ending::ConnectFailure, ERROR_CONNECT_FAILURE),
             (Ending::Reset, ERROR_RESET),
             (Ending::ClientAbort, ERROR_CLIENT_ABORT),
+            (Ending::RateLimited, ERROR_RATE_LIMITED),
         ];
         for (ending, error) in endings {
             assert_eq!(ERRORS[ending as usize - 1], error);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fusebox_policy::config::ProxyConfig;
+use fusebox_policy::stream::{Answer, Command, LiveReplicas, ReferenceValue};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
@@ -29,6 +30,7 @@ use crate::listener::Serving;
 use crate::options::{Options, ServicePort};
 use crate::pipeline::hop::Direction;
 use crate::probes::Prober;
+use crate::rate_limit::commands;
 use crate::snapshot::{Destination, Topology};
 use crate::state_file::{Keeper, Saved};
 use crate::view::{self, ListenerView, StateView};
@@ -171,6 +173,22 @@ impl Proxy {
             .inspect_err(|_| self.enforcer.counters().refused_config())?;
         self.health.config(Component::healthy());
         Ok(applied)
+    }
+
+    /// Takes the values that policies refer to, as the operator would send them: keys of tokens, quotas, credentials. One that
+    /// can't be used leaves the one before it in use and shows in [`StateView::broken_references`].
+    pub fn tell_references(&self, values: Vec<ReferenceValue>) {
+        self.enforcer.references(values, Instant::now());
+    }
+
+    /// Says how many proxies share each policy's limits, as the operator would; without a word each is taken to be alone.
+    pub fn tell_replicas(&self, policies: Vec<LiveReplicas>) {
+        self.enforcer.replicas(policies);
+    }
+
+    /// Does what a person asks of the limits, as the operator would pass it on.
+    pub async fn obey(&self, command: Command) -> Answer {
+        commands::answer(&self.enforcer, command).await
     }
 
     /// What the admin port shows under `/state`.

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use fusebox_policy::circuit_breaker::{FailureClassifier, MaxOpenPercent, Settings};
 use fusebox_policy::config::{
-    BreakerKey, BreakerParameters, Mode, Override, PolicyVersion, Protocol, ProxyConfig, WorkloadId,
+    BreakerKey, BreakerParameters, LimitKey, Mode, Override, PolicyVersion, Protocol, ProxyConfig, WorkloadId,
 };
 use fusebox_policy::matching::RequestMatcher;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -30,6 +30,8 @@ use crate::endpoints::Group;
 use crate::listener::limits::Limits;
 use crate::options::{ServicePort, UpstreamSpec};
 use crate::pipeline::hop::Direction;
+use crate::rate_limit::references::References;
+use crate::rate_limit::{self, Limiter};
 use crate::series::{Series, SeriesLabels};
 use crate::upstream::{Pool, Pools};
 
@@ -83,6 +85,8 @@ pub(crate) struct Snapshot {
     pub(crate) sole: Option<Arc<Route>>,
     /// All breakers.
     pub(crate) breakers: BTreeMap<BreakerKey, Installed>,
+    /// All rules of all limits.
+    pub(crate) limits: BTreeMap<LimitKey, rate_limit::Installed>,
     /// All series.
     pub(crate) series: BTreeMap<SeriesLabels, Arc<Series>>,
 }
@@ -96,6 +100,8 @@ pub(crate) struct Route {
     pub(crate) protocol: Protocol,
     /// Tried in order; the last takes all.
     pub(crate) rules: Vec<Arc<Rule>>,
+    /// Asked before any of them; none where nothing is limited.
+    pub(crate) limiter: Option<Arc<Limiter>>,
 }
 
 /// One rule, ready for requests.
@@ -212,13 +218,18 @@ impl Rule {
 impl Snapshot {
     /// What is in force before there is a configuration.
     pub(crate) fn empty(around: Surroundings<'_>) -> Result<Self, ConfigError> {
-        build::assemble(None, None, around)
+        build::assemble(None, around, &mut References::default())
     }
 
     /// Builds all of `config`, or says which field can't be enforced.
-    pub(crate) fn build(config: &ProxyConfig, revision: &str, around: Surroundings<'_>) -> Result<Self, ConfigError> {
+    pub(crate) fn build(
+        config: &ProxyConfig,
+        revision: &str,
+        around: Surroundings<'_>,
+        references: &mut References,
+    ) -> Result<Self, ConfigError> {
         check::shape(config)?;
-        build::assemble(Some(config), Some(revision), around)
+        build::assemble(Some((config, revision)), around, references)
     }
 
     /// Whether there is a breaker of this key, a rule's own or an endpoint's.

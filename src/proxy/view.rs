@@ -8,12 +8,13 @@ use std::time::Instant;
 
 use fusebox_policy::circuit_breaker::Statistics;
 use fusebox_policy::config::{BreakerKey, Mode, PolicyVersion, WorkloadId};
-use fusebox_policy::report::{BreakerReport, BreakerState};
+use fusebox_policy::report::{BreakerReport, BreakerState, BrokenReference};
 use serde::Serialize;
 
 use crate::clock::Clock;
 use crate::endpoints::{Member, Members};
 use crate::enforcer::Enforcer;
+use crate::rate_limit::reading::LimitView;
 use crate::snapshot::Installed;
 
 /// Breakers that `/state` shows, those of endpoints included.
@@ -35,6 +36,11 @@ pub struct StateView {
     pub listeners: Vec<ListenerView>,
     /// All breakers, also those that saw no traffic: one entry for each rule, in the order of their keys.
     pub breakers: Vec<BreakerView>,
+    /// All rules of all limits, also those that decided nothing yet, in the order of their keys.
+    pub limits: Vec<LimitView>,
+    /// Values that policies refer to and that can't be used; those before them stay in use.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub broken_references: Vec<BrokenReference>,
     /// Rules that are left out, because there are too many.
     #[serde(skip_serializing_if = "is_zero")]
     pub omitted: usize,
@@ -204,8 +210,10 @@ pub(crate) fn state(enforcer: &Enforcer, listeners: &[ListenerView], now: Instan
         workload: snapshot.workload.clone(),
         policies: snapshot.policies.clone(),
         listeners: listeners.to_vec(),
-        omitted: snapshot.breakers.len() - breakers.len(),
+        omitted: snapshot.breakers.len() - breakers.len() + snapshot.limits.len().saturating_sub(MAX_SHOWN),
         breakers,
+        limits: snapshot.limits.values().take(MAX_SHOWN).map(|limit| limit.view(enforcer.clock(), now)).collect(),
+        broken_references: enforcer.broken_references(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! One stream: hello, configurations down, acknowledgements and reports up.
+//! One stream: hello, configurations, values and commands down, acknowledgements, reports and answers up.
 //!
 //! It must notice a dead operator by silence and never wait for one without bound. Whatever ends it is
 //! a value, and the client above decides when to try again.
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant as Monotonic};
 
 use bytes::Bytes;
 use fusebox_policy::config::ProxyConfig;
-use fusebox_policy::stream::{self, Decoder, Down, LineError, MAX_LINE_DOWN, Up};
+use fusebox_policy::stream::{self, Answer, Command, Decoder, Down, LineError, MAX_LINE_DOWN, Up};
 use http::{Request, StatusCode, header};
 use http_body_util::BodyExt;
 use http_body_util::channel::{Channel, Sender};
@@ -23,12 +23,16 @@ use super::reporter::Reporter;
 use crate::enforcer::Enforcer;
 use crate::health::{Component, Health};
 use crate::options::ControlUrl;
+use crate::rate_limit::commands;
 
 /// Without a line for this long the operator is taken for dead; it pings every 10 s.
 pub(crate) const SILENCE: Duration = Duration::from_secs(30);
 
 /// How long the operator may take to answer the request, and to take a line.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a command may take.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Lines that wait to be sent.
 const QUEUE: usize = 16;
@@ -197,7 +201,16 @@ impl Session {
                     enforcer.endpoints(services, Monotonic::now());
                     continue;
                 }
-                Down::References { .. } | Down::Replicas { .. } | Down::Command { .. } | Down::Unknown => continue,
+                Down::References { values } => {
+                    enforcer.references(values, Monotonic::now());
+                    continue;
+                }
+                Down::Command { id, command } => Up::Answer { id, answer: obey(enforcer, command).await },
+                Down::Replicas { policies } => {
+                    enforcer.replicas(policies);
+                    continue;
+                }
+                Down::Unknown => continue,
             };
             send(&mut self.up, &answer).await?;
         }
@@ -210,6 +223,12 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// Does what a person asks, within the time that the stream may be silent.
+async fn obey(enforcer: &Enforcer, command: Command) -> Answer {
+    let answered = tokio::time::timeout(COMMAND_TIMEOUT, commands::answer(enforcer, command)).await;
+    answered.unwrap_or_else(|_| Answer::Failed { problem: "it took too long; try again".to_owned() })
 }
 
 /// Puts a configuration in force and says so, or says why not.

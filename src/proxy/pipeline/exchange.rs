@@ -26,8 +26,10 @@ pub(crate) struct Exchange {
     rule: Arc<Rule>,
     pass: Pass,
     started: Instant,
+    /// When it was let through, which is later than its start where it waited for a limit.
+    admitted: Instant,
     status: u16,
-    /// From its start to the answer's head; none before that.
+    /// From its being let through to the answer's head; none before that.
     head_took: Option<Duration>,
     /// When the upstream asked to be called again, where the policy honours that.
     retry_after: Option<Duration>,
@@ -48,13 +50,15 @@ impl Ending {
 }
 
 impl Exchange {
-    /// Begins at `started`, when the request's head had arrived.
-    pub(crate) fn begin(enforcer: Arc<Enforcer>, rule: Arc<Rule>, pass: Pass, started: Instant) -> Self {
+    /// Begins for a request whose head had arrived at the first of these moments, and which was let through at the second.
+    pub(crate) fn begin(enforcer: Arc<Enforcer>, rule: Arc<Rule>, pass: Pass, times: (Instant, Instant)) -> Self {
+        let (started, admitted) = times;
         Self {
             enforcer,
             rule,
             pass,
             started,
+            admitted,
             status: 0,
             head_took: None,
             retry_after: None,
@@ -80,7 +84,7 @@ impl Exchange {
             self.retry_after = retry_after::wait(response.headers(), SystemTime::now);
         }
         let now = Instant::now();
-        self.head_took = Some(now.saturating_duration_since(self.started));
+        self.head_took = Some(now.saturating_duration_since(self.admitted));
         let told = grpc::status(response.headers());
         // Without a gRPC status, another HTTP status than 200 is that of something before the gRPC server.
         if grpc::is_grpc(response.headers()) && (told.is_some() || response.status() == StatusCode::OK) {
@@ -122,6 +126,7 @@ impl Exchange {
     pub(crate) fn overdue_in_shadow(&mut self, client: Option<&ClientBody>, now: Instant) -> bool {
         let Some(guard) = self.rule.guard.as_ref().filter(|guard| guard.mode == Mode::Shadow) else { return false };
         let outcome = match Ending::Timeout.blaming(client) {
+            Ending::Timeout if self.has_waited() => Outcome::Neutral,
             Ending::Timeout => guard.failures.condition_outcome(FailureCondition::Timeout),
             _ => Outcome::Neutral,
         };
@@ -144,10 +149,11 @@ impl Exchange {
     /// It ended otherwise; `status` is what the client got, 0 where it got none.
     pub(crate) fn failed(mut self, ending: Ending, status: u16, now: Instant) {
         let condition = match ending {
+            Ending::Timeout if self.has_waited() => None,
             Ending::Timeout => Some(FailureCondition::Timeout),
             Ending::ConnectFailure => Some(FailureCondition::ConnectFailure),
             Ending::Reset => Some(FailureCondition::Reset),
-            Ending::Answered | Ending::Refused | Ending::ClientAbort => None,
+            Ending::Answered | Ending::Refused | Ending::ClientAbort | Ending::RateLimited => None,
         };
         let outcome = match (condition, &self.rule.guard) {
             (Some(condition), Some(guard)) => guard.failures.condition_outcome(condition),
@@ -163,10 +169,15 @@ impl Exchange {
         self.failed(ending, status, now);
     }
 
+    /// Whether a part of its time was spent waiting for a limit, so that the upstream did not have all of it.
+    fn has_waited(&self) -> bool {
+        self.admitted > self.started
+    }
+
     fn settle(&mut self, outcome: Outcome, now: Instant) {
         let Some(permit) = self.pass.permit.take() else { return };
         let Some(tracked) = self.pass.tracked(&self.rule) else { return };
-        let took = self.head_took.unwrap_or_else(|| now.saturating_duration_since(self.started));
+        let took = self.head_took.unwrap_or_else(|| now.saturating_duration_since(self.admitted));
         let ended = Ended { outcome, took, retry_after: self.retry_after };
         if let Some(transition) = tracked.breaker.settle(permit, ended, now) {
             self.enforcer.transitioned(tracked, &transition);

@@ -5,10 +5,11 @@
 
 use std::time::Duration;
 
+use fusebox_policy::metrics::ERROR_RATE_LIMITED;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 
-use super::problem::POLICY_HEADER;
+use super::problem::{ERROR_HEADER, POLICY_HEADER};
 use super::response_body::ResponseBody;
 
 /// The status, in trailers or in the only headers.
@@ -25,6 +26,9 @@ const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
 
 /// DEADLINE_EXCEEDED.
 pub(crate) const DEADLINE_EXCEEDED: u32 = 4;
+
+/// RESOURCE_EXHAUSTED.
+const RESOURCE_EXHAUSTED: u32 = 8;
 
 /// UNAVAILABLE.
 const UNAVAILABLE: u32 = 14;
@@ -108,8 +112,15 @@ pub(crate) fn in_headers_only(answer: Response<ResponseBody>) -> Response<Respon
     let text = problem["detail"].as_str().unwrap_or_default();
     parts.headers.remove(header::CONTENT_LENGTH);
     parts.headers.insert(header::CONTENT_TYPE, CONTENT_TYPE);
-    // A fixed answer to a refused call is none that gRPC could read, whatever its status.
-    let code = if parts.headers.contains_key(POLICY_HEADER) { UNAVAILABLE } else { code_of(parts.status) };
+    let is_limited = parts.headers.get(ERROR_HEADER).is_some_and(|error| error == ERROR_RATE_LIMITED);
+    let code = if is_limited && parts.status == StatusCode::TOO_MANY_REQUESTS {
+        RESOURCE_EXHAUSTED
+    } else if parts.headers.contains_key(POLICY_HEADER) && !is_limited {
+        // A fixed answer to a refused call is none that gRPC could read, whatever its status.
+        UNAVAILABLE
+    } else {
+        code_of(parts.status)
+    };
     parts.headers.extend(trailers(code, text));
     parts.status = StatusCode::OK;
     Response::from_parts(parts, ResponseBody::Local(None))

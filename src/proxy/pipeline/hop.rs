@@ -12,6 +12,8 @@ use std::sync::LazyLock;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Version};
 
+use crate::rate_limit::Peer;
+
 /// How often a request may pass through the same side of this process before it is called a loop. One pass proves
 /// nothing: an application that copies headers sends our own `Via` back to us on calls that go elsewhere.
 pub(crate) const MAX_PASSES: usize = 3;
@@ -79,14 +81,24 @@ impl Hop {
         };
         let headers = request.headers_mut();
         headers.append(header::VIA, self.pseudonym().via[version].clone());
-        // Outbound the application speaks for itself, and a peer on this host is one of its own helpers.
-        let client = self.peer.map(|peer| peer.ip()).filter(|peer| !peer.is_loopback());
-        if let (Direction::Inbound, Some(client)) = (self.direction, client) {
+        if let Some(client) = self.appended() {
             append(headers, &X_FORWARDED_FOR, client.to_string().as_bytes());
             if headers.contains_key(header::FORWARDED) {
                 append(headers, &header::FORWARDED, element(client).as_bytes());
             }
         }
+    }
+
+    /// The address that is added to the request's way. Outbound the application speaks for itself, and a peer on this host is
+    /// one of its own helpers.
+    fn appended(&self) -> Option<IpAddr> {
+        let client = self.peer.map(|peer| peer.ip()).filter(|peer| !peer.is_loopback());
+        client.filter(|_| self.direction == Direction::Inbound)
+    }
+
+    /// The peer, for who has to know whether a signed request's way ends with it.
+    pub(crate) fn signed_peer(&self) -> Option<Peer> {
+        Some(Peer { address: self.peer?.ip(), is_appended: self.appended().is_some() })
     }
 
     fn pseudonym(&self) -> &'static Pseudonym {

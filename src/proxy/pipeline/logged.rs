@@ -13,6 +13,7 @@ use super::gate::Pass;
 use super::problem::{ERROR_HEADER, Place};
 use crate::access_log::{Ended, Entry, Origin};
 use crate::listener::caller::Caller;
+use crate::rate_limit::{Passed, Refused};
 use crate::snapshot::Rule;
 
 /// What is told of a request whose client went away before its answer's end.
@@ -61,6 +62,22 @@ impl Logged {
         let (Some(entry), Some(guard)) = (&mut self.entry, &rule.guard) else { return };
         let refused = pass.permit.is_none() && guard.mode == Mode::Shadow;
         entry.note("decision", if refused { "would-refuse" } else { "admitted" });
+    }
+
+    /// A limit refused it.
+    pub(crate) fn is_limited(&mut self, refused: &Refused, target: &str) {
+        self.goes(refused.place(target));
+        let Some(entry) = &mut self.entry else { return };
+        for (name, value) in [("limit", refused.limit()), ("decision", refused.state()), ("limitKey", &refused.key)] {
+            entry.note(name, value);
+        }
+    }
+
+    /// A limit would have refused it, were it enforced.
+    pub(crate) fn is_limited_in_shadow(&mut self, passed: &Passed) {
+        if let (Some(entry), Some(limit)) = (&mut self.entry, &passed.would_refuse) {
+            entry.note("wouldLimit", limit);
+        }
     }
 
     /// The policy refused it while it was in `state`.

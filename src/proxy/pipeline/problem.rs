@@ -22,6 +22,9 @@ pub(crate) const ERROR_HEADER: HeaderName = HeaderName::from_static("fusebox-err
 
 const TYPE_BASE: &str = "https://fusebox.dev/problems/";
 
+/// The type of problem that draft-ietf-httpapi-ratelimit-headers-10 registers for a quota that is spent.
+const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
+
 /// The members of a problem document.
 #[derive(Debug, Serialize)]
 pub(crate) struct Problem<'a> {
@@ -36,7 +39,41 @@ pub(crate) struct Problem<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<&'static str>,
+    #[serde(rename = "violated-policies", skip_serializing_if = "<[_]>::is_empty")]
+    violated_policies: &'a [&'a str],
+}
+
+/// A request that a rate limit refuses.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limited<'a> {
+    /// The policy of the limit, what the request was for, and the limit's rule.
+    pub(crate) place: Place<'a>,
+    /// The limit's name.
+    pub(crate) limit: &'a str,
+    /// Why.
+    pub(crate) why: Why,
+    /// After what time a request of this kind may pass; of no meaning where it never may.
+    pub(crate) retry_after: Duration,
+}
+
+/// Why a rate limit refuses a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// It is beyond the limit.
+    Limited,
+    /// The client is refused for a time, whatever its bucket holds.
+    Blocked,
+    /// It has no token whose signature holds.
+    NoToken,
+    /// It lacks another part of the key.
+    NoKey,
+    /// Its key has no quota.
+    UnknownKey,
+    /// The store of the buckets does not answer.
+    StoreLost,
 }
 
 /// Where a problem arose.
@@ -66,6 +103,35 @@ pub(crate) fn refused(
     let mut response = respond(&problem, Some(metrics::ERROR_CIRCUIT_OPEN));
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     response.headers_mut().insert(POLICY_HEADER, header.clone());
+    response
+}
+
+/// A rate limit refused the request.
+pub(crate) fn limited(limited: &Limited<'_>) -> Response<ResponseBody> {
+    let Limited { place, limit, why, retry_after } = *limited;
+    let seconds = retry_after_seconds(retry_after);
+    let state = why.state();
+    let violated = [limit];
+    let problem = Problem {
+        limit: Some(limit),
+        state: Some(state),
+        detail: why.detail(limit, seconds),
+        violated_policies: if why.is_quota() { &violated } else { &[] },
+        ..problem(why.problem(), why.title(), why.status(), place)
+    };
+    let problem = if why.is_quota() { Problem { r#type: QUOTA_EXCEEDED.to_owned(), ..problem } } else { problem };
+    let mut response = respond(&problem, Some(metrics::ERROR_RATE_LIMITED));
+    let headers = response.headers_mut();
+    if why.is_quota() || why == Why::StoreLost {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if why == Why::NoToken {
+        // RFC 9110 section 15.5.2: who answers 401 says how to do better.
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if let Ok(value) = HeaderValue::try_from(format!("{}; limit={limit}; state={state}", place.policy)) {
+        headers.insert(POLICY_HEADER, value);
+    }
     response
 }
 
@@ -158,6 +224,64 @@ pub(crate) fn bad_request(error: BadRequest) -> Response<ResponseBody> {
     response
 }
 
+impl Why {
+    /// A word for logs and for header `fusebox-policy`.
+    pub(crate) fn state(self) -> &'static str {
+        match self {
+            Self::Limited => "limited",
+            Self::Blocked => "blocked",
+            Self::NoToken => "no-token",
+            Self::NoKey => "no-key",
+            Self::UnknownKey => "unknown-key",
+            Self::StoreLost => "store-lost",
+        }
+    }
+
+    /// Whether waiting helps.
+    fn is_quota(self) -> bool {
+        matches!(self, Self::Limited | Self::Blocked)
+    }
+
+    /// 429 would tell a client without a key to wait, which would not help it.
+    fn status(self) -> StatusCode {
+        match self {
+            Self::Limited | Self::Blocked => StatusCode::TOO_MANY_REQUESTS,
+            Self::NoToken => StatusCode::UNAUTHORIZED,
+            Self::NoKey | Self::UnknownKey => StatusCode::FORBIDDEN,
+            Self::StoreLost => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    fn problem(self) -> &'static str {
+        match self {
+            Self::Limited | Self::Blocked => "quota-exceeded",
+            Self::NoToken | Self::NoKey => "limit-key-missing",
+            Self::UnknownKey => "limit-key-unknown",
+            Self::StoreLost => "limit-store-lost",
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Limited | Self::Blocked => "Quota exceeded",
+            Self::NoToken | Self::NoKey => "Request lacks what limits are counted by",
+            Self::UnknownKey => "Key has no quota",
+            Self::StoreLost => "Quotas can't be read",
+        }
+    }
+
+    fn detail(self, limit: &str, seconds: u64) -> String {
+        match self {
+            Self::Limited => format!("Limit {limit} is reached; try again in {seconds} s."),
+            Self::Blocked => format!("Limit {limit} was exceeded and refuses this client for {seconds} s."),
+            Self::NoToken => format!("Limit {limit} needs a token whose signature holds."),
+            Self::NoKey => format!("Limit {limit} needs a key that this request does not have."),
+            Self::UnknownKey => format!("Limit {limit} has no quota for this key."),
+            Self::StoreLost => format!("The store of limit {limit} does not answer; try again in {seconds} s."),
+        }
+    }
+}
+
 /// Whole seconds, rounded up, at least one.
 fn retry_after_seconds(retry_after: Duration) -> u64 {
     let partial = u64::from(retry_after.subsec_nanos() > 0);
@@ -174,7 +298,9 @@ fn problem<'a>(name: &str, title: &'static str, status: StatusCode, place: Place
         policy: named(place.policy),
         target: named(place.target),
         rule: named(place.rule),
+        limit: None,
         state: None,
+        violated_policies: &[],
     }
 }
 
@@ -209,9 +335,35 @@ mod tests {
             connect_failure(Place::default()),
             reset(Place::default()),
             refused(Place::default(), "open", &HeaderValue::from_static("a/b; state=open"), Duration::ZERO),
+            limited(&refusal(Why::Limited)),
         ];
         let mut values: Vec<_> = answers.iter().map(|answer| answer.headers()[&ERROR_HEADER].clone()).collect();
         values.dedup();
-        assert_eq!(values, ["timeout", "connect-failure", "reset", "circuit-open"]);
+        assert_eq!(values, ["timeout", "connect-failure", "reset", "circuit-open", "rate-limited"]);
+    }
+
+    fn refusal(why: Why) -> Limited<'static> {
+        let place = Place { policy: "shop/api", target: "shop/payments:80", rule: "" };
+        Limited { place, limit: "per-key", why, retry_after: Duration::from_millis(1_500) }
+    }
+
+    #[test]
+    fn only_who_can_wait_is_told_to_wait() {
+        let cases = [
+            (Why::Limited, 429, Some("2"), "limited"),
+            (Why::Blocked, 429, Some("2"), "blocked"),
+            (Why::NoToken, 401, None, "no-token"),
+            (Why::NoKey, 403, None, "no-key"),
+            (Why::UnknownKey, 403, None, "unknown-key"),
+            (Why::StoreLost, 503, Some("2"), "store-lost"),
+        ];
+        for (why, status, retry_after, state) in cases {
+            let answer = limited(&refusal(why));
+            assert_eq!(answer.status().as_u16(), status, "{state}");
+            let waits = answer.headers().get(header::RETRY_AFTER).map(|value| value.to_str().unwrap());
+            assert_eq!(waits, retry_after, "{state}");
+            assert_eq!(answer.headers()[&POLICY_HEADER], format!("shop/api; limit=per-key; state={state}"));
+            assert_eq!(answer.headers().contains_key(header::WWW_AUTHENTICATE), status == 401, "RFC 9110 15.5.2");
+        }
     }
 }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use fusebox_policy::circuit_breaker::{FailureClassifier, MaxOpenPercent, Settings};
 use fusebox_policy::config::{
-    BreakerKey, BreakerRule, CircuitBreaker, InboundRoute, OutboundRoute, Protocol, ProxyConfig, RequestMatch,
-    ServiceId, Side,
+    BreakerKey, BreakerRule, CircuitBreaker, InboundRoute, OutboundRoute, Protocol, ProxyConfig, RateLimit,
+    RequestMatch, ServiceId, Side,
 };
 use fusebox_policy::matching::RequestMatcher;
 use http::HeaderValue;
@@ -22,11 +22,14 @@ use crate::config_error::ConfigError;
 use crate::endpoints::{self, Group};
 use crate::options::ServicePort;
 use crate::parse;
+use crate::rate_limit::references::References;
+use crate::rate_limit::{self, Limiter, Making};
 use crate::series::{Series, SeriesLabels};
 use crate::upstream::Pool;
 
 struct Builder<'a> {
     around: Surroundings<'a>,
+    limits: Making<'a>,
     breakers: BTreeMap<BreakerKey, Installed>,
     series: BTreeMap<SeriesLabels, Arc<Series>>,
 }
@@ -41,16 +44,24 @@ struct RoutePlan<'a> {
     addresses: Vec<String>,
     reach: Reach,
     policy: Option<&'a CircuitBreaker>,
+    rate_limit: Option<&'a RateLimit>,
 }
 
 /// Builds everything, from `config` and what the command line says.
 pub(super) fn assemble(
-    config: Option<&ProxyConfig>,
-    revision: Option<&str>,
+    wanted: Option<(&ProxyConfig, &str)>,
     around: Surroundings<'_>,
+    references: &mut References,
 ) -> Result<Snapshot, ConfigError> {
+    let (config, revision) = wanted.unzip();
     let topology = around.topology;
-    let mut builder = Builder { around, breakers: BTreeMap::new(), series: BTreeMap::new() };
+    let limits = Making {
+        previous: around.previous.map(|previous| &previous.limits),
+        references,
+        now: around.maker.now,
+        installed: BTreeMap::new(),
+    };
+    let mut builder = Builder { around, limits, breakers: BTreeMap::new(), series: BTreeMap::new() };
     let inbound = config.map_or(&[][..], |config| &config.inbound);
     let outbound = config.map_or(&[][..], |config| &config.outbound);
     // Routes without a listener are built too: a mistake in them is found, and their breakers are kept.
@@ -88,13 +99,14 @@ pub(super) fn assemble(
         aims,
         sole,
         breakers: builder.breakers,
+        limits: builder.limits.installed,
         series: builder.series,
     })
 }
 
 impl Builder<'_> {
     fn inbound(&mut self, index: usize, route: &InboundRoute) -> Result<Arc<Route>, ConfigError> {
-        let InboundRoute { port, protocol, circuit_breaker, rate_limit: _ } = route;
+        let InboundRoute { port, protocol, circuit_breaker, rate_limit } = route;
         let listener = self.around.topology.listeners.iter().find_map(|destination| match destination {
             Destination::Application { address, port: own } if own == port => Some(address.clone()),
             _ => None,
@@ -108,11 +120,12 @@ impl Builder<'_> {
             addresses: listener.into_iter().collect(),
             reach: Reach::Aim,
             policy: circuit_breaker.as_ref(),
+            rate_limit: rate_limit.as_ref(),
         })
     }
 
     fn outbound(&mut self, index: usize, route: &OutboundRoute) -> Result<Arc<Route>, ConfigError> {
-        let OutboundRoute { service, port, port_name: _, protocol, addresses, circuit_breaker, rate_limit: _ } = route;
+        let OutboundRoute { service, port, port_name: _, protocol, addresses, circuit_breaker, rate_limit } = route;
         let field = format!("outbound[{index}]");
         for (position, address) in addresses.iter().enumerate() {
             parse::host_port(address)
@@ -131,6 +144,7 @@ impl Builder<'_> {
                 Reach::Aim
             },
             policy: circuit_breaker.as_ref(),
+            rate_limit: rate_limit.as_ref(),
         })
     }
 
@@ -178,6 +192,7 @@ impl Builder<'_> {
             addresses: vec![address.to_owned()],
             reach: Reach::Addresses,
             policy: None,
+            rate_limit: None,
         })
     }
 
@@ -191,6 +206,7 @@ impl Builder<'_> {
             addresses: self.fixed(&place.service, place.port),
             reach: Reach::Addresses,
             policy: None,
+            rate_limit: None,
         })
     }
 
@@ -220,7 +236,13 @@ impl Builder<'_> {
                 })]
             }
         };
-        Ok(Arc::new(Route { port: plan.port, protocol: plan.protocol, rules }))
+        Ok(Arc::new(Route { port: plan.port, protocol: plan.protocol, rules, limiter: self.limiter(plan)? }))
+    }
+
+    fn limiter(&mut self, plan: &RoutePlan<'_>) -> Result<Option<Arc<Limiter>>, ConfigError> {
+        let Some(policy) = plan.rate_limit else { return Ok(None) };
+        let field = format!("{}.rateLimit", plan.field);
+        rate_limit::limiter(&field, policy, (plan.side, plan.port), &mut self.limits).map(Arc::new).map(Some)
     }
 
     fn rules(

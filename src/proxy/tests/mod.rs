@@ -21,6 +21,10 @@ mod interim;
 mod judging;
 mod limits;
 mod probing;
+mod rate_limit;
+mod rate_limit_live;
+mod rate_limit_shared;
+mod rate_limit_waiting;
 mod reloading;
 mod restarting;
 mod scaling;
@@ -31,6 +35,7 @@ mod tunnelling;
 
 mod namespaces;
 mod operator;
+mod rate_limit_support;
 mod recorder;
 pub(crate) mod support;
 mod support_http2;

@@ -1,0 +1,629 @@
+//! One request: which limits concern it, what they say, and what its client is told.
+//!
+//! It must spend from all limits or from none, and must not look at a bucket before it is known that the request has a key for
+//! every limit that asks for one. What is only needed for refusals is found out for refusals alone.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fusebox_policy::config::{LimitHeaders, MissingKey, Mode, ShowKeys, StoreFailure, UnknownKey};
+use fusebox_policy::matching::RequestMatcher;
+use fusebox_policy::rate_limit::{
+    Ask, Decision, Demand, Entry, Exceed, KeyDigest, MAX_PRIORITY, Outcome, Rate, Refusal, Source, Verdict, decide,
+};
+use http::header::HeaderValue;
+use http::{HeaderMap, Response};
+use smallvec::SmallVec;
+
+use super::counts::{Decided, Decider};
+use super::fields::{self, Told};
+use super::key::{Missing, Subject};
+use super::queue::{Held, TurnedAway};
+use super::shared::{self, Common};
+use super::{Beyond, Limit, LimitRule, Limiter};
+use crate::pipeline::problem::{self, Limited, Place, Why};
+use crate::pipeline::response_body::ResponseBody;
+
+/// Limits that concern one request, as a rule.
+const USUAL: usize = 2;
+
+/// What became of asking.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    /// It may pass.
+    Pass(Passed),
+    /// It may not.
+    Refuse(Box<Refused>),
+    /// Not at once; [`Later::settle`] says.
+    Later(Box<Later>),
+}
+
+/// A request that limits let pass.
+#[derive(Debug, Default)]
+pub(crate) struct Passed {
+    told: Option<Quota>,
+    /// Whether it waited.
+    pub(crate) has_waited: bool,
+    /// The limit that would have refused it, were it enforced.
+    pub(crate) would_refuse: Option<String>,
+}
+
+/// A request that a limit refuses.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    limiter: Arc<Limiter>,
+    /// The limit that refuses it longest, and its rule.
+    limit: usize,
+    rule: usize,
+    why: Why,
+    retry_after: Duration,
+    told: Quota,
+    /// Its key, as the policy shows keys.
+    pub(crate) key: String,
+    /// Whether its client is refused for a time from now on.
+    pub(crate) begins_block: bool,
+}
+
+/// A request that waits for its turn, or for the store.
+#[derive(Debug)]
+pub(crate) struct Later {
+    limiter: Arc<Limiter>,
+    /// Limits of this proxy, and what they said.
+    concerns: Concerns,
+    verdicts: Vec<Verdict>,
+    held: Held,
+    /// Limits that the store decides on.
+    shared: Concerns,
+}
+
+/// What was said of a request in place of buckets of this proxy.
+struct Elsewhere {
+    verdicts: Vec<Verdict>,
+    decider: Decider,
+}
+
+/// What limits have left for a client.
+#[derive(Debug)]
+struct Quota {
+    limiter: Arc<Limiter>,
+    notes: SmallVec<[Note; 1]>,
+}
+
+/// What one limit has left.
+#[derive(Debug)]
+struct Note {
+    limit: usize,
+    rule: usize,
+    /// The client's own rate.
+    own: Option<Rate>,
+    remaining: u32,
+    reset: Duration,
+}
+
+/// One limit that concerns a request.
+#[derive(Clone, Copy, Debug)]
+struct Concern {
+    limit: usize,
+    rule: usize,
+    key: KeyDigest,
+    ask: Ask,
+    is_own_rate: bool,
+    priority: u8,
+    is_shared: bool,
+}
+
+type Concerns = SmallVec<[Concern; USUAL]>;
+
+/// Why a request never comes to a bucket.
+struct NoBucket {
+    limit: usize,
+    rule: usize,
+    why: Why,
+}
+
+impl Limiter {
+    /// Asks for one request, which has so much time `left` if that is bounded.
+    pub(crate) fn ask(self: &Arc<Self>, subject: &Subject<'_>, (now, left): (Instant, Option<Duration>)) -> Asked {
+        let concerns = match self.concerns(subject, left) {
+            Ok(concerns) => concerns,
+            Err(without) => return self.without_bucket(&without).into(),
+        };
+        let (shared, concerns): (Concerns, Concerns) = concerns.into_iter().partition(|concern| concern.is_shared);
+        if let Some(refused) = self.certainly_refused(&shared, (subject, now)) {
+            return refused.into();
+        }
+        let mut decision = self.decide(&concerns, now);
+        if self.makes_room(&concerns, &decision) {
+            decision = self.decide(&concerns, now);
+        }
+        match decision.outcome {
+            Outcome::Allowed if shared.is_empty() => {
+                self.count_allowed(&concerns, &decision);
+                Asked::Pass(self.passed(&concerns, &decision.verdicts))
+            }
+            Outcome::Allowed | Outcome::Delayed { .. } => self.later((concerns, shared), decision),
+            Outcome::Refused { .. } => {
+                let said = Elsewhere { verdicts: decision.verdicts, decider: Decider::Proxy };
+                self.refuse((&concerns, subject), &said, now).into()
+            }
+        }
+    }
+
+    /// What the store would certainly say, because it said so before of a moment that has not come yet.
+    fn certainly_refused(
+        self: &Arc<Self>,
+        shared: &Concerns,
+        (subject, now): (&Subject<'_>, Instant),
+    ) -> Option<Result<Passed, Box<Refused>>> {
+        let (mut concerns, mut verdicts) = (Concerns::new(), Vec::new());
+        for concern in shared {
+            let refused = &self.rule_of(concern).tracked.refused;
+            if let Some(left) = refused.certain(concern.key.id(), concern.ask.cost, now) {
+                concerns.push(*concern);
+                verdicts.push(shared::certainly_refused(&concern.ask, left));
+            }
+        }
+        let said = Elsewhere { verdicts, decider: Decider::Store };
+        (!concerns.is_empty()).then(|| self.refuse((&concerns, subject), &said, now))
+    }
+
+    /// The limits that concern a request; nothing is spent yet.
+    fn concerns(&self, subject: &Subject<'_>, left: Option<Duration>) -> Result<Concerns, NoBucket> {
+        let mut concerns = Concerns::new();
+        for (number, limit) in self.limits.iter().enumerate() {
+            if let Some(concern) = limit.concern(subject, (number, left))? {
+                concerns.push(concern);
+            }
+        }
+        Ok(concerns)
+    }
+
+    fn decide(&self, concerns: &Concerns, now: Instant) -> Decision {
+        let demands: SmallVec<[Demand<'_>; USUAL]> = concerns
+            .iter()
+            .map(|concern| Demand {
+                buckets: &self.rule_of(concern).tracked.buckets,
+                key: concern.key.id(),
+                ask: concern.ask,
+            })
+            .collect();
+        decide(&demands, now)
+    }
+
+    /// Sends somebody away who waits and has to stand back. Only where nothing else is in the way.
+    fn makes_room(&self, concerns: &Concerns, decision: &Decision) -> bool {
+        let mut refusing = decision.refusing().filter_map(|index| concerns.get(index));
+        let (Some(concern), None) = (refusing.next(), refusing.next()) else { return false };
+        let Concern { key, ask, priority, .. } = concern;
+        matches!(ask.exceed, Exceed::Delay(_))
+            && self.rule_of(concern).tracked.queue.displace(key.id(), (ask.cost, *priority))
+    }
+
+    fn later(self: &Arc<Self>, (concerns, shared): (Concerns, Concerns), decision: Decision) -> Asked {
+        let verdicts = decision.verdicts.clone();
+        let held = self.held(&concerns, decision);
+        Asked::Later(Box::new(Later { limiter: Arc::clone(self), concerns, verdicts, held, shared }))
+    }
+
+    fn held(&self, concerns: &Concerns, decision: Decision) -> Held {
+        let mut held = Held::default();
+        for (concern, reservation) in concerns.iter().zip(decision.into_reservations()) {
+            if let Some(reservation) = reservation {
+                held.add(&self.rule_of(concern).tracked, reservation);
+            }
+        }
+        held
+    }
+
+    fn passed(self: &Arc<Self>, concerns: &Concerns, verdicts: &[Verdict]) -> Passed {
+        let is_told = self.mode == Mode::Enforce && self.headers != LimitHeaders::None && !concerns.is_empty();
+        let told = is_told.then(|| self.quota(concerns, verdicts));
+        Passed { told, ..Passed::default() }
+    }
+
+    fn refuse(
+        self: &Arc<Self>,
+        (concerns, subject): (&Concerns, &Subject<'_>),
+        said: &Elsewhere,
+        now: Instant,
+    ) -> Result<Passed, Box<Refused>> {
+        let Elsewhere { verdicts, decider } = said;
+        let mut worst: Option<(&Concern, Refusal, Duration)> = None;
+        let mut begins_block = false;
+        for (concern, verdict) in concerns.iter().zip(verdicts) {
+            let Outcome::Refused { refusal, retry_after } = verdict.outcome else { continue };
+            let retry_after = retry_after.unwrap_or_else(|| concern.ask.rate.fill());
+            self.count_refused((concern, refusal, now + retry_after), (subject, *decider), now);
+            begins_block |= refusal == Refusal::BlockBegins;
+            if worst.is_none_or(|(_, _, longest)| retry_after > longest) {
+                worst = Some((concern, refusal, retry_after));
+            }
+        }
+        let Some((concern, refusal, retry_after)) = worst else { return Ok(Passed::default()) };
+        let why = if refusal == Refusal::OverLimit { Why::Limited } else { Why::Blocked };
+        self.carry_out(Refused {
+            limiter: Arc::clone(self),
+            limit: concern.limit,
+            rule: concern.rule,
+            why,
+            retry_after,
+            told: self.quota(concerns, verdicts),
+            key: self.shown(concern, subject),
+            begins_block,
+        })
+    }
+
+    fn without_bucket(self: &Arc<Self>, without: &NoBucket) -> Result<Passed, Box<Refused>> {
+        self.limits[without.limit].rules[without.rule].tracked.counts.count(Decided::NoKey, Decider::Proxy);
+        self.refuse_without_bucket(without)
+    }
+
+    fn refuse_without_bucket(self: &Arc<Self>, without: &NoBucket) -> Result<Passed, Box<Refused>> {
+        let NoBucket { limit, rule, why } = *without;
+        let told = Quota { limiter: Arc::clone(self), notes: SmallVec::new() };
+        self.carry_out(Refused {
+            limiter: Arc::clone(self),
+            limit,
+            rule,
+            why,
+            retry_after: Duration::ZERO,
+            told,
+            key: String::new(),
+            begins_block: false,
+        })
+    }
+
+    /// In Shadow it passes all the same, and nobody is told.
+    fn carry_out(&self, refused: Refused) -> Result<Passed, Box<Refused>> {
+        match self.mode {
+            Mode::Enforce => Err(Box::new(refused)),
+            Mode::Shadow => {
+                let would_refuse = Some(format!("{}/{}", self.policy, self.limits[refused.limit].name));
+                Ok(Passed { would_refuse, ..Passed::default() })
+            }
+        }
+    }
+
+    fn count_allowed(&self, concerns: &Concerns, decision: &Decision) {
+        for (index, concern) in concerns.iter().enumerate() {
+            let counts = &self.rule_of(concern).tracked.counts;
+            counts.count(Decided::Allowed, Decider::Proxy);
+            if decision.reservation(index).is_some_and(|reservation| reservation.source() == Source::Overflow) {
+                counts.overflowed();
+            }
+        }
+    }
+
+    fn count_refused(
+        &self,
+        (concern, refusal, until): (&Concern, Refusal, Instant),
+        (subject, decider): (&Subject<'_>, Decider),
+        now: Instant,
+    ) {
+        let tracked = &self.rule_of(concern).tracked;
+        let (decided, blocked_until) = match (refusal, decider) {
+            (Refusal::OverLimit, _) => (Decided::Limited, None),
+            (Refusal::BlockBegins | Refusal::Blocked, Decider::Store) => (Decided::Blocked, Some(until)),
+            (Refusal::BlockBegins | Refusal::Blocked, Decider::Proxy | Decider::Fallback) => {
+                (Decided::Blocked, tracked.buckets.blocked_until(concern.key.id(), now))
+            }
+        };
+        tracked.counts.count(decided, decider);
+        tracked.top.refused((concern.key, now), blocked_until, || self.shown(concern, subject));
+    }
+
+    /// The key for people.
+    fn shown(&self, concern: &Concern, subject: &Subject<'_>) -> String {
+        let limit = &self.limits[concern.limit];
+        match (concern.key, self.show_keys) {
+            (KeyDigest::MISSING_KEY, _) => "without a key".to_owned(),
+            (KeyDigest::UNKNOWN_KEY, _) => "without a quota".to_owned(),
+            _ if limit.key.is_empty() => "all".to_owned(),
+            (key, ShowKeys::Hashed) => key.short_hex(),
+            (_, ShowKeys::Redacted) => limit.key.redacted(subject),
+        }
+    }
+
+    fn quota(self: &Arc<Self>, concerns: &Concerns, verdicts: &[Verdict]) -> Quota {
+        let note = |(concern, verdict): (&Concern, &Verdict)| {
+            let (remaining, reset) = match verdict.outcome {
+                Outcome::Allowed | Outcome::Delayed { .. } => (verdict.remaining, verdict.reset_after),
+                Outcome::Refused { refusal: Refusal::OverLimit, retry_after } => {
+                    (verdict.remaining, retry_after.unwrap_or(verdict.reset_after))
+                }
+                Outcome::Refused { refusal: Refusal::BlockBegins | Refusal::Blocked, retry_after } => {
+                    (0, retry_after.unwrap_or(verdict.reset_after))
+                }
+            };
+            let own = concern.is_own_rate.then_some(concern.ask.rate);
+            Note { limit: concern.limit, rule: concern.rule, own, remaining, reset }
+        };
+        Quota { limiter: Arc::clone(self), notes: concerns.iter().zip(verdicts).map(note).collect() }
+    }
+
+    fn rule_of(&self, concern: &Concern) -> &LimitRule {
+        &self.limits[concern.limit].rules[concern.rule]
+    }
+}
+
+impl Limit {
+    /// Whose bucket a request spends from and how much, if the limit concerns it.
+    fn concern(
+        &self,
+        subject: &Subject<'_>,
+        (number, left): (usize, Option<Duration>),
+    ) -> Result<Option<Concern>, NoBucket> {
+        if !self.when.as_ref().is_none_or(|when| takes(when, subject)) {
+            return Ok(None);
+        }
+        let matching = |rule: &LimitRule| rule.matcher.as_ref().is_none_or(|matcher| takes(matcher, subject));
+        let Some(rule) = self.rules.iter().position(matching) else { return Ok(None) };
+        let refuse = |why| NoBucket { limit: number, rule, why };
+        let key = match (self.key.digest(subject), self.on_missing_key) {
+            (Ok(key), _) => key,
+            (Err(_), MissingKey::Skip) => return Ok(None),
+            (Err(_), MissingKey::SharedBucket) => KeyDigest::MISSING_KEY,
+            (Err(Missing::Token), MissingKey::Reject) => return Err(refuse(Why::NoToken)),
+            (Err(Missing::Value), MissingKey::Reject) => return Err(refuse(Why::NoKey)),
+        };
+        let (key, own) = self.quota_of(key).ok_or_else(|| refuse(Why::UnknownKey))?;
+        // Named rules have one rate for all.
+        let own = own.filter(|_| self.rules[rule].name.is_empty());
+        let cost = self.costs.iter().find(|(matcher, _)| takes(matcher, subject)).map_or(1, |(_, cost)| *cost);
+        let ask = Ask { rate: own.unwrap_or(self.rules[rule].rate), cost, exceed: self.beyond.of(&key, left) };
+        let priority = self.beyond.priority(subject.headers);
+        let is_shared = self.rules[rule].family.is_some();
+        if is_shared && cost == 0 {
+            return Ok(None);
+        }
+        Ok(Some(Concern { limit: number, rule, key, ask, is_own_rate: own.is_some(), priority, is_shared }))
+    }
+
+    /// The key's bucket and its own rate; none where it has no quota, and such are refused. Before the file is known every
+    /// key has the limit's rate.
+    fn quota_of(&self, key: KeyDigest) -> Option<(KeyDigest, Option<Rate>)> {
+        let Some((slot, on_unknown_key)) = self.quotas.as_ref().filter(|_| key != KeyDigest::MISSING_KEY) else {
+            return Some((key, None));
+        };
+        let quotas = slot.load();
+        let Some(quotas) = quotas.as_ref() else { return Some((key, None)) };
+        match (quotas.rate(&key), on_unknown_key) {
+            (Some(own), _) => Some((key, Some(own))),
+            (None, UnknownKey::Default) => Some((key, None)),
+            (None, UnknownKey::SharedBucket) => Some((KeyDigest::UNKNOWN_KEY, None)),
+            (None, UnknownKey::Reject) => None,
+        }
+    }
+}
+
+impl Beyond {
+    /// What becomes of a request with this key and so much time left. Those that share a bucket because they lack something
+    /// are not blocked for each other's deeds.
+    fn of(&self, key: &KeyDigest, left: Option<Duration>) -> Exceed {
+        match self {
+            Self::Refuse => Exceed::Refuse,
+            Self::Block(_) if [KeyDigest::MISSING_KEY, KeyDigest::UNKNOWN_KEY].contains(key) => Exceed::Refuse,
+            Self::Block(time) => Exceed::Block(*time),
+            Self::Delay(longest, _) => Exceed::Delay(left.map_or(*longest, |left| left.min(*longest))),
+        }
+    }
+
+    /// 0 where the header is absent or no whole number 0..=9.
+    fn priority(&self, headers: &HeaderMap) -> u8 {
+        let Self::Delay(_, Some(name)) = self else { return 0 };
+        match headers.get(name).map(HeaderValue::as_bytes) {
+            Some([digit @ b'0'..=b'9']) => (digit - b'0').min(MAX_PRIORITY),
+            _ => 0,
+        }
+    }
+}
+
+impl Later {
+    /// Waits until it may pass, or must not. In Shadow nobody waits.
+    pub(crate) async fn settle(
+        mut self: Box<Self>,
+        subject: Subject<'_>,
+        now: Instant,
+    ) -> Result<Passed, Box<Refused>> {
+        let mut has_waited = false;
+        for index in 0..self.concerns.len() {
+            if self.limiter.mode == Mode::Shadow || !matches!(self.verdicts[index].outcome, Outcome::Delayed { .. }) {
+                continue;
+            }
+            has_waited = true;
+            if let Err(TurnedAway) = self.wait(index, now).await {
+                let said = Elsewhere { verdicts: std::mem::take(&mut self.verdicts), decider: Decider::Proxy };
+                return self.limiter.refuse((&self.concerns, &subject), &said, Instant::now());
+            }
+        }
+        let said = match self.limiter.common.as_ref().filter(|_| !self.shared.is_empty()) {
+            Some(common) => Some(self.ask_store(common, &subject).await?),
+            None => None,
+        };
+        Ok(Passed { has_waited, ..self.pass(said) })
+    }
+
+    /// Asks for all shared limits at once. Where one refuses, what was spent here is given back as this is dropped.
+    async fn ask_store(&self, common: &Common, subject: &Subject<'_>) -> Result<Elsewhere, Box<Refused>> {
+        let demand = |concern: &Concern| {
+            let family = self.limiter.rule_of(concern).family.as_ref()?;
+            Some(shared::demand(family, &concern.key, &concern.ask))
+        };
+        let demands: Vec<_> = self.shared.iter().filter_map(demand).collect();
+        let asked = Instant::now();
+        let said = match common.decide(&demands).await {
+            Ok(verdicts) => Elsewhere { verdicts, decider: Decider::Store },
+            Err(lost) => {
+                tracing::debug!(reason = lost.reason(), "store did not decide");
+                self.without_store(common)?
+            }
+        };
+        if !said.verdicts.iter().any(Verdict::is_refused) {
+            return Ok(said);
+        }
+        if said.decider == Decider::Store {
+            self.remember(&said.verdicts, asked);
+        }
+        // In Shadow it is counted, and passes with nothing said.
+        let passes = self.limiter.refuse((&self.shared, subject), &said, Instant::now())?;
+        drop(passes);
+        Ok(Elsewhere { verdicts: Vec::new(), decider: said.decider })
+    }
+
+    fn remember(&self, verdicts: &[Verdict], asked: Instant) {
+        let now = Instant::now();
+        for (concern, verdict) in self.shared.iter().zip(verdicts) {
+            if let Outcome::Refused { retry_after: Some(left), .. } = verdict.outcome {
+                let refused = &self.limiter.rule_of(concern).tracked.refused;
+                refused.refused(concern.key.id(), (concern.ask.cost, asked + left), now);
+            }
+        }
+    }
+
+    /// What the policy declares for the time without the store.
+    fn without_store(&self, common: &Common) -> Result<Elsewhere, Box<Refused>> {
+        let limiter = &self.limiter;
+        let decider = Decider::Fallback;
+        match common.on_failure {
+            StoreFailure::Open => {
+                let verdicts = self.shared.iter().map(|concern| Verdict::untouched(&concern.ask.rate)).collect();
+                Ok(Elsewhere { verdicts, decider })
+            }
+            StoreFailure::Closed => {
+                for concern in &self.shared {
+                    limiter.rule_of(concern).tracked.counts.count(Decided::Limited, decider);
+                }
+                let Some(first) = self.shared.first() else { return Ok(Elsewhere { verdicts: Vec::new(), decider }) };
+                let lost = NoBucket { limit: first.limit, rule: first.rule, why: Why::StoreLost };
+                limiter.refuse_without_bucket(&lost).map(|_| Elsewhere { verdicts: Vec::new(), decider })
+            }
+            StoreFailure::LocalEstimate => {
+                let part = |concern: &Concern| {
+                    let greatest_cost = limiter.limits[concern.limit].greatest_cost;
+                    let rate = common.part_of(concern.ask.rate, greatest_cost);
+                    Concern { ask: Ask { rate, ..concern.ask }, ..*concern }
+                };
+                let parts: Concerns = self.shared.iter().map(part).collect();
+                Ok(Elsewhere { verdicts: limiter.decide(&parts, Instant::now()).verdicts, decider })
+            }
+        }
+    }
+
+    /// Waits for one limit, if it has to.
+    async fn wait(&mut self, index: usize, since: Instant) -> Result<(), TurnedAway> {
+        let (concern, verdict) = (self.concerns[index], self.verdicts[index]);
+        let Outcome::Delayed { wait } = verdict.outcome else { return Ok(()) };
+        let Exceed::Delay(max_delay) = concern.ask.exceed else { return Ok(()) };
+        let waited = since.elapsed();
+        let entry = Entry {
+            key: concern.key.id(),
+            cost: concern.ask.cost,
+            rate: concern.ask.rate,
+            wait: wait.saturating_sub(waited),
+            max_delay: max_delay.saturating_sub(waited),
+            priority: concern.priority,
+        };
+        let held = std::mem::take(&mut self.held);
+        let tracked = &self.limiter.rule_of(&concern).tracked;
+        match tracked.queue.wait(&entry, (held, Instant::now())).await {
+            Ok(held) => {
+                self.held = held;
+                Ok(())
+            }
+            Err(TurnedAway) => {
+                let outcome = Outcome::Refused { refusal: Refusal::OverLimit, retry_after: Some(wait) };
+                self.verdicts[index] = Verdict { outcome, ..verdict };
+                Err(TurnedAway)
+            }
+        }
+    }
+
+    /// What it spent stays spent.
+    fn pass(self: Box<Self>, said: Option<Elsewhere>) -> Passed {
+        let Self { limiter, mut concerns, mut verdicts, held, shared } = *self;
+        held.keep(Instant::now());
+        for (concern, verdict) in concerns.iter().zip(&verdicts) {
+            let has_waited = matches!(verdict.outcome, Outcome::Delayed { .. });
+            let decided = if has_waited { Decided::Delayed } else { Decided::Allowed };
+            limiter.rule_of(concern).tracked.counts.count(decided, Decider::Proxy);
+        }
+        if let Some(Elsewhere { verdicts: more, decider }) = said {
+            for (concern, verdict) in shared.into_iter().zip(more) {
+                limiter.rule_of(&concern).tracked.counts.count(Decided::Allowed, decider);
+                concerns.push(concern);
+                verdicts.push(verdict);
+            }
+        }
+        limiter.passed(&concerns, &verdicts)
+    }
+}
+
+impl From<Result<Passed, Box<Refused>>> for Asked {
+    fn from(result: Result<Passed, Box<Refused>>) -> Self {
+        result.map_or_else(Self::Refuse, Self::Pass)
+    }
+}
+
+impl Passed {
+    /// Tells the client what it has left.
+    pub(crate) fn tell(&self, headers: &mut HeaderMap) {
+        if let Some(told) = &self.told {
+            told.tell(headers);
+        }
+    }
+}
+
+impl Refused {
+    /// What the client gets; `target` is what the request was for.
+    pub(crate) fn answer(&self, target: &str) -> Response<ResponseBody> {
+        let mut response = problem::limited(&Limited {
+            place: self.place(target),
+            limit: self.limit(),
+            why: self.why,
+            retry_after: self.retry_after,
+        });
+        self.told.tell(response.headers_mut());
+        response
+    }
+
+    /// The limit's policy and rule.
+    pub(crate) fn place<'a>(&'a self, target: &'a str) -> Place<'a> {
+        let rules = &self.limiter.limits[self.limit].rules;
+        let rule = rules.get(self.rule).map_or("", |rule| rule.name.as_str());
+        Place { policy: &self.limiter.policy, target, rule }
+    }
+
+    /// The limit's name.
+    pub(crate) fn limit(&self) -> &str {
+        &self.limiter.limits[self.limit].name
+    }
+
+    /// Why, in one word for logs.
+    pub(crate) fn state(&self) -> &'static str {
+        self.why.state()
+    }
+}
+
+impl Quota {
+    fn tell(&self, headers: &mut HeaderMap) {
+        let Self { limiter, notes } = self;
+        let told = |note: &Note| {
+            let limit = &limiter.limits[note.limit];
+            let rule = &limit.rules[note.rule];
+            Told {
+                name: &limit.name,
+                rate: note.own.unwrap_or(rule.rate),
+                policy: note.own.is_none().then_some(&rule.told),
+                remaining: note.remaining,
+                reset: note.reset,
+            }
+        };
+        let told: SmallVec<[Told<'_>; USUAL]> = notes.iter().map(told).collect();
+        fields::append(headers, &told, limiter.headers);
+    }
+}
+
+fn takes(matcher: &RequestMatcher, subject: &Subject<'_>) -> bool {
+    let values = |name: &str| subject.headers.get_all(name).into_iter().map(HeaderValue::as_bytes);
+    matcher.matches(subject.method, subject.path, values)
+}

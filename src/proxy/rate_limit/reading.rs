@@ -1,0 +1,97 @@
+//! What limits look like from outside: reports for the operator, the `/state` document, gauges.
+//!
+//! It must only read, and never show more of a key than the policy allows: what is shown was hashed or redacted when it was
+//! first seen.
+
+use std::time::Instant;
+
+use fusebox_policy::metrics as names;
+use fusebox_policy::rate_limit::{MAX_TOP_KEYS, TopKey};
+use fusebox_policy::report::{BlockedClient, LimitReport, MAX_TOP_BLOCKED};
+use serde::Serialize;
+
+use super::Installed;
+use crate::clock::Clock;
+
+/// One rule of one limit, with its numbers.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LimitView {
+    /// What is reported of it.
+    #[serde(flatten)]
+    pub report: LimitReport,
+    /// Requests that wait now.
+    pub queued: u64,
+    /// Requests since the proxy started that spent from the bucket which keys without a place share.
+    pub overflowed: u64,
+}
+
+impl Installed {
+    /// Whether it has decided anything.
+    pub(crate) fn is_used(&self) -> bool {
+        let counts = &self.tracked.counts;
+        counts.allowed() + counts.limited() > 0
+    }
+
+    /// What the operator is told of it.
+    pub(crate) fn report(&self, clock: &Clock, now: Instant) -> LimitReport {
+        let tracked = &*self.tracked;
+        let lost = self.shared.as_ref().and_then(|(common, _)| common.lost());
+        let blocked = |key: TopKey| {
+            Some(BlockedClient {
+                until_unix_ms: clock.unix_ms(key.blocked_until?),
+                since_unix_ms: clock.unix_ms(key.since),
+                refused: key.refused,
+                key: key.shown,
+            })
+        };
+        LimitReport {
+            key: tracked.key.clone(),
+            mode: self.mode,
+            allowed: tracked.counts.allowed(),
+            limited: tracked.counts.limited(),
+            delayed: tracked.counts.delayed(),
+            tracked_keys: tracked.buckets.tracked() as u64,
+            blocked_clients: self.blocked(now) as u64,
+            top_blocked: tracked.top.top_blocked(MAX_TOP_BLOCKED, now).into_iter().filter_map(blocked).collect(),
+            store_lost_since_unix_ms: lost.as_ref().map(|(since, _)| clock.unix_ms(*since)),
+            store_error: lost.map(|(_, error)| error).unwrap_or_default(),
+        }
+    }
+
+    /// Clients that are refused for a time. Those that the store refuses are known as far as they are watched here.
+    fn blocked(&self, now: Instant) -> usize {
+        let here = self.tracked.buckets.blocked(now);
+        if self.shared.is_none() { here } else { here.max(self.tracked.top.top_blocked(MAX_TOP_KEYS, now).len()) }
+    }
+
+    /// What `/state` shows of it.
+    pub(crate) fn view(&self, clock: &Clock, now: Instant) -> LimitView {
+        let tracked = &self.tracked;
+        LimitView {
+            report: self.report(clock, now),
+            queued: tracked.queue.len() as u64,
+            overflowed: tracked.counts.overflow(),
+        }
+    }
+
+    /// Decisions so far, as (decision, source, count).
+    pub(crate) fn decisions(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> + '_ {
+        self.tracked.counts.decisions()
+    }
+
+    /// The gauges of it, by name.
+    pub(crate) fn gauges(&self, now: Instant) -> [(&'static str, f64); 3] {
+        let tracked = &self.tracked;
+        [
+            (names::RATE_LIMIT_BLOCKED_CLIENTS, self.blocked(now) as f64),
+            (names::RATE_LIMIT_TRACKED_KEYS, tracked.buckets.tracked() as f64),
+            (names::RATE_LIMIT_QUEUED, tracked.queue.len() as f64),
+        ]
+    }
+
+    /// Requests that spent from the bucket which keys without a place share.
+    pub(crate) fn overflowed(&self) -> u64 {
+        self.tracked.counts.overflow()
+    }
+}

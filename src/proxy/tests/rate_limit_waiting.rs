@@ -1,0 +1,124 @@
+//! Requests that wait for their turn: how long, in which order, and what becomes of those that can't.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use fusebox_policy::config::{Delay, Exceed, Limit, Rate};
+use fusebox_policy::report::BreakerState;
+use http::StatusCode;
+use tokio::task::JoinSet;
+
+use super::rate_limit_support::{limit, limited, send, statuses};
+use super::support::{Upstream, eventually, policy, proxy, state};
+use super::support_http2::{Http2Client, Http2Upstream};
+
+/// One request in `per_ms`, and others wait.
+fn delaying(per_ms: u64, delay: Delay) -> Limit {
+    let mut per_key = limit("per-key", 1);
+    per_key.rules[0].rate = Rate { requests: 1, per_ms, burst: 1 };
+    per_key.on_exceed = Exceed { block_for_ms: None, delay: Some(delay) };
+    per_key
+}
+
+fn delay(max_delay_ms: u64, max_queued: u32) -> Delay {
+    Delay { max_delay_ms, max_queued, priority_header: Some("x-priority".into()) }
+}
+
+async fn in_order(address: SocketAddr, upstream: &Upstream, priorities: &[&'static str]) -> Vec<String> {
+    let mut waiting = JoinSet::new();
+    for (number, priority) in priorities.iter().copied().enumerate() {
+        let before = upstream.requests();
+        waiting.spawn(async move {
+            let headers = [("x-api-key", "ada"), ("x-priority", priority)];
+            let answer = send(address, "/", &headers).await;
+            (Instant::now(), format!("{priority}:{}", answer.status.as_u16()))
+        });
+        if number == 0 {
+            eventually("the first one passes", || upstream.requests() > before).await;
+        } else {
+            // They come one after the other.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    let mut answers = waiting.join_all().await;
+    answers.sort_by_key(|(at, _)| *at);
+    answers.into_iter().map(|(_, answer)| answer).collect()
+}
+
+#[tokio::test]
+async fn requests_beyond_the_limit_wait_and_come_out_at_its_rate() {
+    let upstream = Upstream::start().await;
+    let (proxy, address) = proxy(&limited(upstream.address, vec![delaying(100, delay(2_000, 10))])).await;
+    let started = Instant::now();
+    let mut clients = JoinSet::new();
+    for _ in 0..5 {
+        clients.spawn(statuses(address, "ada", 1));
+    }
+    assert_eq!(clients.join_all().await.concat(), [200; 5]);
+    assert!(started.elapsed() >= Duration::from_millis(400), "{:?}", started.elapsed());
+    let report = &proxy.state().limits[0].report;
+    assert_eq!((report.allowed, report.delayed, report.limited), (5, 4, 0));
+}
+
+#[tokio::test]
+async fn who_would_wait_too_long_is_refused_at_once() {
+    let upstream = Upstream::start().await;
+    let (_proxy, address) = proxy(&limited(upstream.address, vec![delaying(60_000, delay(1_000, 10))])).await;
+    let started = Instant::now();
+    assert_eq!(statuses(address, "ada", 2).await, [200, 429]);
+    assert!(started.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn more_than_may_wait_are_refused_at_once() {
+    let upstream = Upstream::start().await;
+    let (proxy, address) = proxy(&limited(upstream.address, vec![delaying(400, delay(10_000, 2))])).await;
+    let answers = in_order(address, &upstream, &["0", "0", "0", "0"]).await;
+    assert_eq!(answers, ["0:200", "0:429", "0:200", "0:200"]);
+    assert_eq!(proxy.state().limits[0].queued, 0);
+}
+
+#[tokio::test]
+async fn the_higher_priority_goes_first() {
+    let upstream = Upstream::start().await;
+    let (_proxy, address) = proxy(&limited(upstream.address, vec![delaying(300, delay(10_000, 10))])).await;
+    let answers = in_order(address, &upstream, &["0", "1", "x", "9"]).await;
+    assert_eq!(answers, ["0:200", "9:200", "1:200", "x:200"], "an unreadable one is 0");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_frees_its_place_and_what_it_spent() {
+    let upstream = Http2Upstream::start().await;
+    let (proxy, address) = proxy(&limited(upstream.address, vec![delaying(1_500, delay(2_000, 1))])).await;
+    let client = Http2Client::connect(address).await;
+    assert_eq!(client.get("/head").await.status, StatusCode::OK);
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        async move { client.get("/head").await }
+    });
+    let queued = || proxy.state().limits[0].queued;
+    eventually("it waits", || queued() == 1).await;
+    waiting.abort();
+    eventually("it is gone", || queued() == 0).await;
+    // Two turns away it would be refused, and the place of one that waits is not free.
+    assert_eq!(client.get("/head").await.status, StatusCode::OK);
+    assert_eq!(upstream.requests(), 2);
+}
+
+#[tokio::test]
+async fn the_rules_timeout_bounds_the_wait_and_a_late_start_is_not_the_upstreams_fault() {
+    let upstream = Upstream::start().await;
+    let mut settings = limited(upstream.address, vec![delaying(150, delay(10_000, 10))]);
+    policy(&mut settings).rules[0].timeout_ms = Some(300);
+    policy(&mut settings).rules[0].breaker.trip.consecutive_failures = Some(1);
+    let (proxy, address) = proxy(&settings).await;
+    let mut clients = JoinSet::new();
+    for _ in 0..8 {
+        clients.spawn(async move { send(address, "/late", &[("x-api-key", "ada")]).await.status.as_u16() });
+    }
+    let mut answers = clients.join_all().await;
+    answers.sort_unstable();
+    // The first has all of its time; those after it have too little left for an upstream that takes 200 ms.
+    assert!(answers.contains(&200) && answers.contains(&504) && answers.contains(&429), "{answers:?}");
+    assert_eq!(state(&proxy), BreakerState::Closed);
+}
