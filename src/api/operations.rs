@@ -4,6 +4,7 @@
 //! status leaves out because it is written to the cluster's store.
 
 mod definitions;
+mod rate_limit;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
@@ -14,6 +15,10 @@ use crate::circuit_breaker::{ForcedState, Override, Scope};
 use crate::common::{Mode, Side};
 
 pub use definitions::{Definition, Subresource, definitions};
+pub use rate_limit::{
+    BrokenValue, LimitState, LimitedKey, LimitsElsewhere, MAX_LIMITED_KEYS, MAX_LIMITS, PodLimits, RateLimitState,
+    RateLimitStateList, RateLimitUnblock, Unanswered,
+};
 
 /// The group and version of these resources.
 pub const API_VERSION: &str = "ops.fusebox.dev/v1alpha1";

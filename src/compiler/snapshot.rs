@@ -71,7 +71,7 @@ pub struct Operator {
 pub enum ReferenceState {
     /// It is there.
     Present {
-        /// A hash of it, which changes when it does.
+        /// Its object's version, which changes when it does and tells nothing of it.
         revision: String,
     },
     /// There is no such object.

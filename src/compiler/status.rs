@@ -7,6 +7,7 @@ mod circuit_breaker;
 mod conditions;
 mod limits;
 mod live;
+mod live_limits;
 mod rate_limit;
 mod reason;
 mod sidecars;
@@ -27,6 +28,7 @@ use crate::kind::PolicyKey;
 use crate::plan::{BoundPod, Part, PolicyPlan};
 
 pub use live::{Heard, live};
+pub use live_limits::{Asked, live_limits};
 pub use reason::Reason;
 pub use sidecars::Problem;
 

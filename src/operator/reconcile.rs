@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use fusebox_compiler::monitoring::MonitoringOptions;
 use fusebox_compiler::objects::ObjectError;
 use fusebox_compiler::snapshot::{Operator, Prometheus};
-use fusebox_compiler::{Plan, PolicyKey, Snapshot, compile};
-use fusebox_policy::config::WorkloadId;
+use fusebox_compiler::{Kind, Plan, PolicyKey, Snapshot, compile};
+use fusebox_policy::config::{PolicyId, WorkloadId};
 use jiff::Timestamp;
 use opentelemetry::Context;
 use tokio::sync::watch;
@@ -21,8 +21,9 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use crate::apply::{Outputs, outputs};
 use crate::certificates::{Bundle, Trust, config_maps, places};
-use crate::control::ConfigSource;
+use crate::control::{ConfigSource, ReplicaCounts};
 use crate::metrics::{MAX_POLICY_SERIES, Metrics};
+use crate::references::References;
 use crate::stores::Synced;
 
 /// Under constant change a compilation waits for at most this many times the debounce.
@@ -81,6 +82,10 @@ pub struct Reconciler {
     pub trust: Trust,
     /// Where configurations are served from.
     pub configurations: ConfigSource,
+    /// What policies name.
+    pub references: References,
+    /// Where it is served how many proxies share each policy's limits.
+    pub replicas: ReplicaCounts,
     /// Where plans go.
     pub published: watch::Sender<Option<Arc<Compiled>>>,
     /// How long changes are collected.
@@ -167,7 +172,8 @@ impl Reconciler {
     async fn compile(&self) -> Result<(Plan, Objects), ReconcileError> {
         let prometheus = *self.prometheus.borrow();
         let snapshot = tracing::info_span!("snapshot").in_scope(|| self.stores.snapshot(Timestamp::now(), prometheus));
-        let snapshot = Snapshot { operator: self.operator.clone(), ..snapshot };
+        let references = self.references.all();
+        let snapshot = Snapshot { operator: self.operator.clone(), references, ..snapshot };
         let (options, bundle) = (self.monitoring.clone(), self.trust.known());
         let places = places(&snapshot, &self.operator.namespace);
         let span = tracing::info_span!("compile");
@@ -196,6 +202,8 @@ impl Reconciler {
         }
         let configurations = plan.workloads.values().map(|workload| Arc::new(workload.config.clone()));
         self.configurations.publish(configurations).map_err(ReconcileError::Configuration)?;
+        self.replicas.replace(live_replicas(&plan));
+        self.references.want(&plan.references);
         self.count(&plan);
         let bound = bound(&plan);
         let compiled = Compiled { plan, outputs, bundle, bound, context: span.context() };
@@ -213,6 +221,10 @@ impl Reconciler {
             self.metrics.sidecars_missing.with_label_values(&labels).set(missing);
         }
     }
+}
+
+fn live_replicas(plan: &Plan) -> BTreeMap<PolicyId, u32> {
+    plan.of_kind(Kind::RateLimit, None).map(|(id, policy)| (id.clone(), policy.live_replicas())).collect()
 }
 
 fn bound(plan: &Plan) -> BTreeMap<WorkloadId, BTreeSet<PolicyKey>> {

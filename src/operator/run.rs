@@ -34,6 +34,7 @@ use crate::metrics::Metrics;
 use crate::ops::{self, Desk, LeadsSince, Operations, OperationsMetrics};
 use crate::peer::{Forwarder, forward};
 use crate::reconcile::{Compiled, Reconciler};
+use crate::references::{ReferenceSurroundings, References};
 use crate::settings::Settings;
 use crate::status::{StatusWriter, count_conditions};
 use crate::stores::{self, OutputStores, Scope, Signal, Stores, Surroundings, Synced, Watches};
@@ -394,6 +395,15 @@ impl Shared {
         self.publish_bundles(&settings, &clients, &published);
         self.start_writers(&clients, &synced, &published, identity);
         let operator = settings.operator();
+        let references = References::new(ReferenceSurroundings {
+            client: clients.references.clone(),
+            values: self.references.clone(),
+            inputs: self.inputs.clone(),
+            metrics: self.metrics.clone(),
+            own_namespace: operator.namespace.clone(),
+            stop: self.stop.clone(),
+            tasks: self.tasks.clone(),
+        });
         let reconciler = Reconciler {
             operator,
             stores: synced,
@@ -401,6 +411,8 @@ impl Shared {
             prometheus,
             trust: self.trust.clone(),
             configurations: self.source.clone(),
+            references,
+            replicas: self.replicas.clone(),
             published: published_sender,
             debounce: settings.debounce,
             monitoring: MonitoringOptions {
@@ -489,6 +501,7 @@ impl Shared {
             leadership: self.leadership.clone(),
             published: published.clone(),
             book: self.book.clone(),
+            commands: self.commands.clone(),
             events: parking_lot::Mutex::new(recorder),
             leads_since,
         };

@@ -6,7 +6,7 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 use serde_json::{Value, json};
 
-use super::{CircuitBreakerOverride, CircuitBreakerState, Explanation};
+use super::{CircuitBreakerOverride, CircuitBreakerState, Explanation, RateLimitState, RateLimitUnblock};
 
 /// One resource.
 #[derive(Clone, Debug)]
@@ -59,6 +59,19 @@ pub fn definitions() -> Vec<Definition> {
             short_names: &[],
             schema: schema::<Explanation>(),
             subresources: Vec::new(),
+        },
+        Definition {
+            kind: "RateLimitState",
+            // Another word than the policies' own plural, which `kubectl get ratelimits` must go on to mean.
+            plural: "ratelimitstates",
+            singular: "ratelimitstate",
+            short_names: &["rls"],
+            schema: schema::<RateLimitState>(),
+            subresources: vec![Subresource {
+                kind: "RateLimitUnblock",
+                name: "unblock",
+                schema: schema::<RateLimitUnblock>(),
+            }],
         },
     ]
 }

@@ -10,8 +10,8 @@ use fusebox_api::circuit_breaker::{self as api, Override, Scope};
 use fusebox_api::operations::{
     API_VERSION, BreakerState, CircuitBreakerState, Elsewhere, LiveState, MAX_BREAKERS, Metadata, PodState, Target,
 };
-use fusebox_policy::config::{BreakerKey, ForcedState, PolicyId, PolicyVersion, Side, TargetId};
-use fusebox_policy::report::{self, BreakerReport};
+use fusebox_policy::config::{BreakerKey, ForcedState, LimitKey, PolicyId, PolicyVersion, Side, TargetId};
+use fusebox_policy::report::{self, BreakerReport, BrokenReference, LimitReport};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::Completeness;
@@ -36,6 +36,10 @@ pub struct Heard<'a> {
     pub refused: &'a str,
     /// Its breakers that have seen traffic or a person's word, of all policies.
     pub breakers: &'a BTreeMap<BreakerKey, BreakerReport>,
+    /// Its limits that have decided something, of all policies.
+    pub limits: &'a BTreeMap<LimitKey, LimitReport>,
+    /// Values that it can't use, of all policies.
+    pub broken: &'a [BrokenReference],
 }
 
 /// The live state of a policy's breakers; `heard` is by the pods' uids.
@@ -178,7 +182,7 @@ fn reported(report: &BreakerReport) -> BreakerState {
     }
 }
 
-fn target(id: &TargetId) -> Target {
+pub(super) fn target(id: &TargetId) -> Target {
     Target { namespace: id.namespace.clone(), name: id.name.clone(), section_name: id.section.clone() }
 }
 

@@ -199,6 +199,8 @@ fn live_of(policy: &PolicyPlan, breakers: Vec<BreakerReport>, acked: &[PolicyVer
         policies: acked,
         refused: "",
         breakers: &breakers,
+        limits: &BTreeMap::new(),
+        broken: &[],
     };
     live(policy, &BTreeMap::from([("uid-cart", heard)]), Completeness::Complete)
 }

@@ -3,27 +3,29 @@
 //! A policy whose own text can't be enforced is refused. What depends on other objects is only told: they may come later, and
 //! condition Accepted says the same. An object on its way out, or whose spec stays, is never held up.
 
-use fusebox_api::CircuitBreakerPolicy;
+use fusebox_api::common::TargetRef;
 use fusebox_api::names::GROUP;
+use fusebox_api::{CircuitBreakerPolicy, RateLimit};
 use fusebox_compiler::check::{Severity, check_object, doubts};
-use fusebox_compiler::snapshot::{CircuitBreaker, Service};
-use fusebox_compiler::{Kind, PolicyKey, Snapshot};
+use fusebox_compiler::snapshot::Service;
+use fusebox_compiler::{Kind, Snapshot};
 use fusebox_policy::config::ServiceId;
 use jiff::Timestamp;
 use serde_json::Value;
 
 use super::endpoint::Admission;
 use super::review::{AdmissionRequest, Verdict};
-use crate::stores::ObjectName;
+use crate::stores::{ObjectName, PolicyObject};
 
 impl Admission {
     pub(super) fn validate(&self, asked: &AdmissionRequest) -> Verdict {
-        let ours = asked.resource.group == GROUP && asked.resource.resource == "circuitbreakerpolicies";
+        let kind = Kind::ALL.into_iter().find(|kind| asked.resource.resource == kind.plural());
+        let kind = kind.filter(|_| asked.resource.group == GROUP);
         let main = asked.sub_resource.as_ref().is_none_or(String::is_empty);
         let written = matches!(asked.operation.as_str(), "CREATE" | "UPDATE");
-        if !ours || !main || !written || stays(asked) {
+        let Some(kind) = kind.filter(|_| main && written && !stays(asked)) else {
             return Verdict::allow("NotChecked");
-        }
+        };
         let (mut errors, mut warnings) = (Vec::new(), Vec::new());
         for finding in check_object(&asked.object) {
             let said = format!("{}: {}", finding.field, finding.message);
@@ -40,28 +42,32 @@ impl Admission {
         if !errors.is_empty() {
             return Verdict::refuse("Refused", 422, errors.join("\n"));
         }
-        warnings.extend(self.doubts(asked));
+        warnings.extend(match kind {
+            Kind::CircuitBreakerPolicy => self.doubts::<CircuitBreakerPolicy>(asked),
+            Kind::RateLimit => self.doubts::<RateLimit>(asked),
+        });
         let result = if warnings.is_empty() { "Allowed" } else { "Warned" };
         Verdict { warnings, ..Verdict::allow(result) }
     }
 
     /// What is doubtful about the policy among the objects there are; nothing before these are known.
-    fn doubts(&self, asked: &AdmissionRequest) -> Vec<String> {
+    fn doubts<P: PolicyObject>(&self, asked: &AdmissionRequest) -> Vec<String> {
         if self.published.borrow().is_none() {
             return Vec::new();
         }
-        let Ok(mut policy) = serde_json::from_value::<CircuitBreakerPolicy>(asked.object.clone()) else {
+        let Ok(mut policy) = serde_json::from_value::<P>(asked.object.clone()) else {
             return Vec::new();
         };
-        policy.metadata.namespace.get_or_insert_with(|| asked.namespace.clone());
-        let policy = CircuitBreaker::from(&policy);
-        let key = PolicyKey::new(Kind::CircuitBreakerPolicy, policy.id.clone());
-        let targets = targets(&policy);
-        let rivals = self.stores.policies.map(|record| record.policy.clone()).into_iter();
-        let rivals =
-            rivals.filter(|rival| rival.id != key.id && self::targets(rival).iter().any(|it| targets.contains(it)));
+        policy.meta_mut().namespace.get_or_insert_with(|| asked.namespace.clone());
+        let policy = policy.source();
+        let key = P::KIND.key(P::id_of(&policy));
+        let targets = targets::<P>(&policy);
+        let rivals = P::table(&self.stores).map(|record| record.policy.clone()).into_iter();
+        let rivals = rivals.filter(|rival| {
+            P::id_of(rival) != &key.id && self::targets::<P>(rival).iter().any(|it| targets.contains(it))
+        });
         let mut around = Snapshot::empty(Timestamp::now());
-        around.circuit_breakers = rivals.chain([policy]).collect();
+        *P::of_snapshot(&mut around) = rivals.chain([policy]).collect();
         around.services = targets.iter().filter_map(|target| self.service(target)).collect();
         doubts(&key, &around)
     }
@@ -79,10 +85,11 @@ fn stays(asked: &AdmissionRequest) -> bool {
     leaving || (asked.operation == "UPDATE" && spec(&asked.object) == spec(&asked.old_object))
 }
 
-fn targets(policy: &CircuitBreaker) -> Vec<ServiceId> {
-    let target = |reference: &fusebox_api::common::TargetRef| {
-        let namespace = if reference.namespace.is_empty() { &policy.id.namespace } else { &reference.namespace };
+fn targets<P: PolicyObject>(policy: &P::Source) -> Vec<ServiceId> {
+    let own = &P::id_of(policy).namespace;
+    let target = |reference: &TargetRef| {
+        let namespace = if reference.namespace.is_empty() { own } else { &reference.namespace };
         ServiceId { namespace: namespace.clone(), name: reference.name.clone() }
     };
-    policy.spec.target_refs.iter().map(target).collect()
+    P::targets_of(policy).iter().map(target).collect()
 }

@@ -213,18 +213,23 @@ impl Stream {
     pub(crate) async fn next<T>(&mut self, pick: impl Fn(Down) -> Option<T>) -> Result<T> {
         tokio::time::timeout(SOON, async {
             loop {
-                while !self.ready.is_empty() {
-                    if let Some(picked) = pick(self.ready.remove(0)) {
-                        return Ok(picked);
-                    }
-                }
-                let frame = self.down.frame().await.context("the stream ended")??;
-                if let Ok(data) = frame.into_data() {
-                    self.ready = self.decoder.push(&data)?;
+                if let Some(picked) = pick(self.line().await?) {
+                    return Ok(picked);
                 }
             }
         })
         .await?
+    }
+
+    /// The next line, however long it takes; nothing is lost where this is given up. An error when the stream ended.
+    pub(crate) async fn line(&mut self) -> Result<Down> {
+        while self.ready.is_empty() {
+            let frame = self.down.frame().await.context("the stream ended")??;
+            if let Ok(data) = frame.into_data() {
+                self.ready = self.decoder.push(&data)?;
+            }
+        }
+        Ok(self.ready.remove(0))
     }
 
     /// Waits until the operator ends the stream.

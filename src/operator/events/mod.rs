@@ -3,17 +3,19 @@
 //! Each policy has its own allowance and all have one together, because a breaker that flaps must
 //! not fill the API server. An Event that is not written is counted; it is never waited for.
 
+mod blocked;
+mod happenings;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use fusebox_api::CircuitBreakerPolicyStatus;
 use fusebox_api::names::{GROUP, VERSION};
-use fusebox_api::status::State;
-use fusebox_policy::config::{PolicyId, PolicyVersion};
+use fusebox_compiler::PolicyKey;
+use fusebox_policy::config::PolicyVersion;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::PostParams;
 use kube::{Api, Client};
 use tokio::sync::mpsc;
@@ -22,6 +24,9 @@ use tokio_util::sync::CancellationToken;
 use crate::bucket::{Allowance, Bucket};
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
+
+pub use blocked::ToldBlocked;
+pub use happenings::happenings;
 
 /// Events of one policy.
 pub const PER_POLICY: Allowance = Allowance { burst: 10, every: Duration::from_secs(30) };
@@ -36,9 +41,6 @@ const MAX_QUEUED: usize = 256;
 const MAX_NOTE: usize = 1024;
 
 const REPORTER: &str = "fusebox.dev/operator";
-
-/// Conditions whose transitions are told. Others only repeat these, or a state.
-const TOLD: [&str; 3] = ["Accepted", "Programmed", "Covered"];
 
 /// Something that happened to a policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +66,7 @@ pub enum Severity {
 #[derive(Debug)]
 pub struct Budget {
     all: Bucket,
-    policies: BTreeMap<PolicyId, Bucket>,
+    policies: BTreeMap<PolicyKey, Bucket>,
 }
 
 /// Takes happenings and bounds them.
@@ -84,43 +86,6 @@ pub struct Writer {
     metrics: Metrics,
 }
 
-/// What happened between two statuses. Nothing is told of a first one that only says that nothing is known.
-#[must_use]
-pub fn happenings(before: Option<&CircuitBreakerPolicyStatus>, after: &CircuitBreakerPolicyStatus) -> Vec<Happening> {
-    let old_state = before.and_then(|status| status.state).unwrap_or_default();
-    let state = after.state.unwrap_or_default();
-    let state = (state != old_state).then(|| state_happening(old_state, state, after));
-    let conditions = TOLD.iter().filter_map(|kind| {
-        let find = |status: &CircuitBreakerPolicyStatus| status.conditions.iter().find(|it| it.type_ == *kind).cloned();
-        let (old, new) = (before.and_then(find), find(after)?);
-        let told = |condition: &Condition| (condition.status.clone(), condition.reason.clone());
-        (old.as_ref().map(told) != Some(told(&new))).then(|| condition_happening(&new))
-    });
-    state.into_iter().chain(conditions).collect()
-}
-
-fn state_happening(old: State, new: State, status: &CircuitBreakerPolicyStatus) -> Happening {
-    let (severity, reason) = match new {
-        State::Open => (Severity::Warning, "CircuitOpen"),
-        State::PartiallyOpen => (Severity::Warning, "CircuitPartiallyOpen"),
-        State::HalfOpen => (Severity::Normal, "CircuitHalfOpen"),
-        State::Closed => (Severity::Normal, "CircuitClosed"),
-        State::Unknown => (Severity::Normal, "CircuitUnknown"),
-    };
-    let open = status.summary.as_ref().map(|summary| summary.open.clone()).unwrap_or_default();
-    Happening { severity, reason: reason.to_owned(), note: format!("{old:?} -> {new:?}; pods open: {open}") }
-}
-
-fn condition_happening(condition: &Condition) -> Happening {
-    let Condition { type_, status, reason, message, .. } = condition;
-    let (severity, word) = match status.as_str() {
-        "True" => (Severity::Normal, type_.clone()),
-        "False" => (Severity::Warning, format!("Not{type_}")),
-        _ => (Severity::Normal, format!("{type_}Unknown")),
-    };
-    Happening { severity, reason: word, note: format!("{reason}: {message}") }
-}
-
 impl Budget {
     /// Full allowances.
     #[must_use]
@@ -132,7 +97,7 @@ impl Budget {
     ///
     /// # Errors
     /// A stable word for metrics.
-    pub fn take(&mut self, policy: &PolicyId, now: Instant) -> Result<(), &'static str> {
+    pub fn take(&mut self, policy: &PolicyKey, now: Instant) -> Result<(), &'static str> {
         self.policies.retain(|_, bucket| !bucket.is_full(now));
         let own = self.policies.entry(policy.clone()).or_insert_with(|| Bucket::new(PER_POLICY, now));
         // Checked first and spent after: who is refused drains nobody else's.
@@ -159,8 +124,9 @@ pub fn recorder(client: Client, leadership: Leadership, instance: String, metric
 impl Recorder {
     /// Records what happened, as far as it is allowed. It never waits.
     pub fn record(&mut self, policy: &PolicyVersion, happenings: Vec<Happening>, now: Instant) {
+        let Some(key) = PolicyKey::of(policy) else { return };
         for happening in happenings {
-            let allowed = self.budget.take(&policy.id, now);
+            let allowed = self.budget.take(&key, now);
             let queued =
                 allowed.and_then(|()| self.sender.try_send((policy.clone(), happening)).map_err(|_| "QueueFull"));
             if let Err(why) = queued {
@@ -230,37 +196,13 @@ fn cut(text: &str, limit: usize) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use fusebox_compiler::Kind;
+    use fusebox_policy::config::PolicyId;
+
     use super::*;
 
-    fn policy(name: &str) -> PolicyId {
-        PolicyId { namespace: "shop".into(), name: name.into() }
-    }
-
-    fn status(state: State, accepted: &str) -> CircuitBreakerPolicyStatus {
-        let condition = |kind: &str| {
-            let condition = serde_json::json!({
-                "type": kind, "status": accepted, "reason": "Because", "message": "do this",
-                "lastTransitionTime": "2026-01-01T00:00:00Z",
-            });
-            serde_json::from_value(condition).unwrap()
-        };
-        CircuitBreakerPolicyStatus {
-            state: Some(state),
-            conditions: ["Accepted", "Covered", "Overridden"].map(condition).into(),
-            ..CircuitBreakerPolicyStatus::default()
-        }
-    }
-
-    fn reasons(happenings: &[Happening]) -> Vec<&str> {
-        happenings.iter().map(|happening| happening.reason.as_str()).collect()
-    }
-
-    #[test]
-    fn each_transition_is_told_once() {
-        let (closed, open) = (status(State::Closed, "True"), status(State::Open, "False"));
-        assert_eq!(reasons(&happenings(Some(&closed), &open)), ["CircuitOpen", "NotAccepted", "NotCovered"]);
-        assert!(happenings(Some(&open), &open).is_empty());
-        assert_eq!(reasons(&happenings(None, &status(State::Unknown, "True"))), ["Accepted", "Covered"]);
+    fn policy(name: &str) -> PolicyKey {
+        Kind::CircuitBreakerPolicy.key(&PolicyId { namespace: "shop".into(), name: name.into() })
     }
 
     #[test]
@@ -290,7 +232,7 @@ mod tests {
         let happening =
             Happening { severity: Severity::Normal, reason: "Accepted".into(), note: "\u{e4}".repeat(MAX_NOTE) };
         let version =
-            PolicyVersion { kind: "CircuitBreakerPolicy".into(), id: policy("a"), uid: "u".into(), generation: 1 };
+            PolicyVersion { kind: "CircuitBreakerPolicy".into(), id: policy("a").id, uid: "u".into(), generation: 1 };
         let event = event(&version, happening, "pod", Timestamp::UNIX_EPOCH);
         assert!(event.note.unwrap().len() <= MAX_NOTE);
     }

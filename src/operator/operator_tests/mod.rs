@@ -14,6 +14,7 @@ mod monitoring;
 mod namespaced;
 mod operations;
 mod outputs;
+mod rate_limit;
 mod replicas;
 mod telemetry;
 mod truth;

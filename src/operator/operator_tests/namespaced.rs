@@ -8,7 +8,7 @@ use kube::api::ListParams;
 use super::outputs::nothing_is_written;
 use super::*;
 
-const USER: &str = "namespaced-operator";
+pub(super) const USER: &str = "namespaced-operator";
 
 /// What the operator reads everywhere, as the chart grants it for some namespaces.
 const READS: &str = "
@@ -16,7 +16,7 @@ apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
 metadata: {name: reads}
 rules:
-- {apiGroups: [fusebox.dev], resources: [circuitbreakerpolicies], verbs: [get, list, watch]}
+- {apiGroups: [fusebox.dev], resources: [circuitbreakerpolicies, ratelimits], verbs: [get, list, watch]}
 - {apiGroups: [''], resources: [namespaces, pods, services, configmaps], verbs: [get, list, watch]}
 - {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [get, list, watch]}
 - {apiGroups: [apps], resources: [deployments, statefulsets, daemonsets], verbs: [get, list, watch]}
@@ -31,15 +31,19 @@ roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: reads}
 subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: namespaced-operator}]
 ";
 
+pub(super) fn reads() -> String {
+    READS.to_owned()
+}
+
 /// What it writes, by a Role in one namespace.
-fn writes(namespace: &str) -> String {
+pub(super) fn writes(namespace: &str) -> String {
     format!(
         "
 apiVersion: rbac.authorization.k8s.io/v1
 kind: Role
 metadata: {{name: writes, namespace: {namespace}}}
 rules:
-- {{apiGroups: [fusebox.dev], resources: [circuitbreakerpolicies/status], verbs: [get, patch]}}
+- {{apiGroups: [fusebox.dev], resources: [circuitbreakerpolicies/status, ratelimits/status], verbs: [get, patch]}}
 - {{apiGroups: [''], resources: [configmaps, services], verbs: [create, patch, delete]}}
 - {{apiGroups: [events.k8s.io], resources: [events], verbs: [create, patch]}}
 ---
@@ -53,7 +57,7 @@ subjects: [{{apiGroup: rbac.authorization.k8s.io, kind: User, name: {USER}}}]
 }
 
 /// In its own namespace: lease and authority besides.
-fn own() -> String {
+pub(super) fn own_rights() -> String {
     let own = "- {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [create, get, update]}\n\
          - {apiGroups: [''], resources: [secrets], verbs: [create, get]}\n---";
     writes(NAMESPACE).replacen("---", own, 1)
@@ -64,7 +68,7 @@ async fn an_operator_for_one_namespace_serves_it_and_touches_no_other() -> Resul
     let cluster = cluster().await?;
     let (client, served, _pod) = shop(&cluster).await?;
     let (_, other, _other_pod) = shop(&cluster).await?;
-    for rights in [READS, &writes(&served), &own()] {
+    for rights in [READS, &writes(&served), &own_rights()] {
         cluster.apply(rights).await?;
     }
     // What another operator made there is not this one's to delete.

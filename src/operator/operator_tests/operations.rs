@@ -5,4 +5,4 @@
 
 mod answers;
 mod callers;
-mod stage;
+pub(super) mod stage;

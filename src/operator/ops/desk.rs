@@ -2,6 +2,8 @@
 //!
 //! It must not answer where it may have lost the lease, because another replica may know better by then.
 
+mod limits;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,7 +27,7 @@ use super::circuit_breaker::{self, Conflicts, FIRST_REPORT, RESOURCE, Wish};
 use super::page::Page;
 use super::refusal::Refusal;
 use super::{Answer, Question};
-use crate::control::{ProxyState, ReportBook};
+use crate::control::{Commands, ProxyState, ReportBook};
 use crate::events::{Happening, Recorder, Severity};
 use crate::lease::{GuardedError, Leadership, Role};
 use crate::reconcile::{Compiled, Published};
@@ -55,7 +57,9 @@ pub struct Desk {
     pub published: Published,
     /// What pods said.
     pub book: ReportBook,
-    /// Where it is told who forced what.
+    /// Where pods are asked.
+    pub commands: Commands,
+    /// Where it is told who forced what, and who let whom go.
     pub events: Mutex<Recorder>,
     /// Since when this replica leads.
     pub leads_since: LeadsSince,
@@ -97,6 +101,9 @@ impl Desk {
             Question::States(page) => self.states(&page),
             Question::Force(wish) => self.force(wish).await,
             Question::Release { policy, user } => self.release(&policy, &user).await,
+            Question::Limits(policy) => self.limits(&policy).await,
+            Question::AllLimits(page) => self.all_limits(&page),
+            Question::Unblock(release) => self.unblock(release).await,
             Question::Explain { .. } => Err(Refusal::NoSuchPath),
         }
     }
@@ -132,6 +139,11 @@ impl Desk {
     }
 
     fn live(&self, plan: &PolicyPlan, heard: &BTreeMap<&str, Heard<'_>>) -> CircuitBreakerState {
+        live(plan, heard, self.completeness(plan, heard))
+    }
+
+    /// Whether all pods of a policy have had the time to speak.
+    fn completeness(&self, plan: &PolicyPlan, heard: &BTreeMap<&str, Heard<'_>>) -> Completeness {
         let now = Timestamp::now().as_millisecond();
         let settled = self.leads_since.is_settled(Instant::now())
             || plan.pods.iter().all(|(uid, pod)| {
@@ -139,7 +151,7 @@ impl Desk {
                 pod.readiness == Readiness::NotReady
                     || since.is_some_and(|since| since >= i64::try_from(FIRST_REPORT.as_millis()).unwrap_or(i64::MAX))
             });
-        live(plan, heard, if settled { Completeness::Complete } else { Completeness::Settling })
+        if settled { Completeness::Complete } else { Completeness::Settling }
     }
 
     async fn force(&self, wish: Wish) -> Result<Answer, Refusal> {
@@ -249,6 +261,8 @@ fn heard_of(state: &ProxyState, now: Instant) -> Heard<'_> {
         policies: enforced.map_or(&[], |enforced| &enforced.policies),
         refused: state.rejected.as_ref().map_or("", |rejected| &rejected.error),
         breakers: &state.breakers,
+        limits: &state.limits,
+        broken: &state.broken_references,
     }
 }
 
@@ -257,10 +271,14 @@ fn key_of(id: &PolicyId) -> PolicyKey {
 }
 
 fn not_found(id: &PolicyId) -> Refusal {
+    no_policy((RESOURCE, Kind::CircuitBreakerPolicy), id)
+}
+
+fn no_policy((resource, kind): (&'static str, Kind), id: &PolicyId) -> Refusal {
     Refusal::NotFound {
-        resource: RESOURCE,
+        resource,
         name: id.name.clone(),
-        why: format!("there is no CircuitBreakerPolicy of this name in namespace {}", id.namespace),
+        why: format!("there is no {} of this name in namespace {}", kind.as_str(), id.namespace),
     }
 }
 

@@ -65,7 +65,7 @@ impl ForwardError {
 /// # Errors
 /// The leader's refusal; `Unavailable` where it was not reached, `Unknown` where it may have acted without our learning it.
 pub(super) async fn ask(tls: &Tls, leader: &Leader, question: &Question) -> Result<Answer, Refusal> {
-    let writes = matches!(question, Question::Force(_) | Question::Release { .. });
+    let writes = matches!(question, Question::Force(_) | Question::Release { .. } | Question::Unblock(_));
     let unavailable = Refusal::Unavailable("the leading replica does not answer: try again");
     match tokio::time::timeout(TIMEOUT, exchange(tls, leader, question)).await {
         Ok(Ok(answer)) => answer,

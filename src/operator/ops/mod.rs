@@ -2,7 +2,7 @@
 //!
 //! The API server hands requests on (API aggregation), so any kubectl login works, RBAC decides and the audit log tells. Every
 //! replica takes them; what only the leader knows is asked of it, and there is no answer rather than half of one. Nothing here
-//! is stored, and nothing but an override is written.
+//! is stored, and nothing but an override is written; a client that is let go is a command to the sidecars.
 
 mod authorization;
 mod circuit_breaker;
@@ -13,6 +13,7 @@ mod forward;
 mod front_proxy;
 mod metrics;
 mod page;
+mod rate_limit;
 mod refusal;
 mod route;
 mod server;
@@ -21,7 +22,8 @@ mod table;
 use std::sync::{Arc, OnceLock};
 
 use fusebox_api::operations::{
-    CircuitBreakerOverride, CircuitBreakerState, CircuitBreakerStateList, Explanation, ListMetadata,
+    CircuitBreakerOverride, CircuitBreakerState, CircuitBreakerStateList, Explanation, ListMetadata, RateLimitState,
+    RateLimitStateList, RateLimitUnblock,
 };
 use fusebox_policy::config::PolicyId;
 use jiff::Timestamp;
@@ -53,6 +55,9 @@ pub(crate) enum Question {
     Force(Wish),
     Release { policy: PolicyId, user: String },
     Explain { namespace: String, pod: String },
+    Limits(PolicyId),
+    AllLimits(Page),
+    Unblock(rate_limit::Release),
 }
 
 /// What is answered; the same between replicas.
@@ -64,6 +69,9 @@ pub(crate) enum Answer {
     Override(Box<CircuitBreakerOverride>),
     Released { generation: Option<i64>, was_set: bool },
     Explanation(Box<Explanation>),
+    Limits(Box<RateLimitState>),
+    AllLimits(RateLimitStateList),
+    Unblocked(Box<RateLimitUnblock>),
 }
 
 /// Those who answer on this replica; nobody until its stores are filled. Cheap to clone, one shared content.
@@ -124,6 +132,9 @@ impl Answer {
             Self::States(list) => serde_json::to_value(list),
             Self::Override(force) => serde_json::to_value(force),
             Self::Explanation(explanation) => serde_json::to_value(explanation),
+            Self::Limits(state) => serde_json::to_value(state),
+            Self::AllLimits(list) => serde_json::to_value(list),
+            Self::Unblocked(unblocked) => serde_json::to_value(unblocked),
             Self::Released { generation, was_set } => {
                 let message = if *was_set { "released" } else { "no override is set" };
                 Ok(
@@ -142,7 +153,9 @@ impl Answer {
             }
             Self::States(list) => Some(circuit_breaker::table(&list.items, &list.metadata, now)),
             Self::Explanation(explanation) => Some(explanation::table(explanation)),
-            Self::Override(_) | Self::Released { .. } => None,
+            Self::Limits(state) => Some(rate_limit::table(std::slice::from_ref(state), &ListMetadata::default(), now)),
+            Self::AllLimits(list) => Some(rate_limit::table(&list.items, &list.metadata, now)),
+            Self::Override(_) | Self::Released { .. } | Self::Unblocked(_) => None,
         }
     }
 
@@ -151,7 +164,9 @@ impl Answer {
         match self {
             Self::State(state) => state.incomplete,
             Self::States(list) => list.items.iter().any(|state| state.incomplete),
-            Self::Override(_) | Self::Released { .. } | Self::Explanation(_) => false,
+            Self::Limits(state) => state.incomplete,
+            Self::AllLimits(list) => list.items.iter().any(|state| state.incomplete),
+            Self::Override(_) | Self::Released { .. } | Self::Explanation(_) | Self::Unblocked(_) => false,
         }
     }
 }

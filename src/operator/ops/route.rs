@@ -10,7 +10,7 @@ use http::Method;
 use super::authorization::Attributes;
 use super::front_proxy::User;
 use super::refusal::Refusal;
-use super::{Question, circuit_breaker, explanation};
+use super::{Question, circuit_breaker, explanation, rate_limit};
 
 const GROUPS: &str = "/apis";
 const GROUP: &str = "/apis/ops.fusebox.dev";
@@ -27,6 +27,9 @@ pub(crate) const OPERATIONS: &[Operation] = &[
     circuit_breaker::FORCE_AGAIN,
     circuit_breaker::RELEASE,
     explanation::GET,
+    rate_limit::GET,
+    rate_limit::LIST,
+    rate_limit::UNBLOCK,
 ];
 
 /// One thing that can be done with a resource.

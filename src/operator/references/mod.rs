@@ -10,6 +10,7 @@ mod watching;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use fusebox_compiler::snapshot::ReferenceState;
 use fusebox_policy::config::{Reference, ReferenceKind};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Api, Client};
@@ -25,31 +26,6 @@ use pace::Pace;
 
 /// Objects that are watched at once, at most; what is named beyond is told of.
 pub const MAX_WATCHED: usize = 256;
-
-/// Where one reference leads.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
-    /// It is not known yet.
-    Unknown,
-    /// To a value.
-    Value {
-        /// The object's resourceVersion, which changes with the value and does not tell it.
-        revision: String,
-    },
-    /// The object is not there.
-    Missing,
-    /// The object has no such entry.
-    KeyMissing,
-    /// The operator may not read the object.
-    NotPermitted,
-    /// The entry is not text, or too long.
-    Unusable {
-        /// What is wrong; never a part of the value.
-        problem: String,
-    },
-    /// Policies name more objects than are watched.
-    TooMany,
-}
 
 /// The watches; cheap to clone, one shared content.
 #[derive(Clone)]
@@ -86,8 +62,8 @@ struct Shared {
 struct Objects {
     next: u64,
     watched: BTreeMap<Holder, Watched>,
-    /// Objects that are named beyond the bound.
-    left_out: BTreeSet<Holder>,
+    /// Objects that are named beyond the bound, with the entries.
+    left_out: BTreeMap<Holder, BTreeSet<String>>,
 }
 
 /// One object that is watched.
@@ -143,7 +119,7 @@ impl References {
                 continue;
             }
             if room == 0 {
-                objects.left_out.insert(holder);
+                objects.left_out.insert(holder, keys);
                 continue;
             }
             room -= 1;
@@ -155,33 +131,19 @@ impl References {
         self.count(&objects);
     }
 
-    /// Where a reference leads, as far as is known.
+    /// What is known of every reference that is wanted.
     #[must_use]
-    pub fn find(&self, reference: &Reference) -> Found {
+    pub fn all(&self) -> BTreeMap<Reference, ReferenceState> {
         let objects = self.shared.objects.lock();
-        let holder = Holder::of(reference);
-        match objects.watched.get(&holder).map(|it| &it.state) {
-            None if objects.left_out.contains(&holder) => Found::TooMany,
-            None | Some(State::Unknown) => Found::Unknown,
-            Some(State::Missing) => Found::Missing,
-            Some(State::NotPermitted) => Found::NotPermitted,
-            Some(State::There { revision, without }) => match without.get(&reference.key) {
-                None => Found::Value { revision: revision.clone() },
-                Some(holding::NoValue::Absent) => Found::KeyMissing,
-                Some(problem) => Found::Unusable { problem: problem.to_string() },
-            },
-        }
-    }
-
-    /// Where all references lead that are watched or left out.
-    #[must_use]
-    pub fn all(&self) -> BTreeMap<Reference, Found> {
-        let named: Vec<Reference> = {
-            let objects = self.shared.objects.lock();
-            let watched = objects.watched.iter();
-            watched.flat_map(|(holder, it)| it.keys.iter().map(|key| reference(holder, key))).collect()
-        };
-        named.into_iter().map(|reference| (reference.clone(), self.find(&reference))).collect()
+        let watched = objects
+            .watched
+            .iter()
+            .flat_map(|(holder, it)| it.keys.iter().map(|key| (reference(holder, key), it.state.of_entry(key))));
+        let left_out = objects.left_out.iter().flat_map(|(holder, keys)| {
+            let state = ReferenceState::Unusable { problem: format!("policies name more than {MAX_WATCHED} objects") };
+            keys.iter().map(move |key| (reference(holder, key), state.clone()))
+        });
+        watched.chain(left_out).collect()
     }
 
     fn begin(&self, objects: &mut Objects, holder: Holder, keys: BTreeSet<String>) {
@@ -236,6 +198,20 @@ impl References {
 }
 
 impl State {
+    /// What it means for one entry.
+    fn of_entry(&self, key: &str) -> ReferenceState {
+        match self {
+            Self::Unknown => ReferenceState::Unread,
+            Self::Missing => ReferenceState::Missing,
+            Self::NotPermitted => ReferenceState::NotPermitted,
+            Self::There { revision, without } => match without.get(key) {
+                None => ReferenceState::Present { revision: revision.clone() },
+                Some(holding::NoValue::Absent) => ReferenceState::KeyMissing,
+                Some(problem) => ReferenceState::Unusable { problem: problem.to_string() },
+            },
+        }
+    }
+
     fn word(&self) -> &'static str {
         match self {
             Self::Unknown => "Unknown",

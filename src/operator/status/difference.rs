@@ -1,11 +1,12 @@
 //! How a status differs from the one that stands: not, in measured numbers only, or in what somebody waits for.
 
-use fusebox_api::CircuitBreakerPolicyStatus;
+use fusebox_api::{CircuitBreakerPolicyStatus, RateLimitStatus};
+use fusebox_compiler::status::PolicyStatus;
 
 use super::pacing::Difference;
 
 /// Compares what stands with what should.
-pub(super) fn difference(standing: &CircuitBreakerPolicyStatus, status: &CircuitBreakerPolicyStatus) -> Difference {
+pub(super) fn difference(standing: &PolicyStatus, status: &PolicyStatus) -> Difference {
     if standing == status {
         Difference::None
     } else if without_numbers(standing) == without_numbers(status) {
@@ -15,8 +16,15 @@ pub(super) fn difference(standing: &CircuitBreakerPolicyStatus, status: &Circuit
     }
 }
 
+fn without_numbers(status: &PolicyStatus) -> PolicyStatus {
+    match status {
+        PolicyStatus::CircuitBreaker(status) => PolicyStatus::CircuitBreaker(breakers_without_numbers(status)),
+        PolicyStatus::RateLimit(status) => PolicyStatus::RateLimit(limits_without_numbers(status)),
+    }
+}
+
 /// Trips are no mere number: each is a transition, and the last count must be exact.
-fn without_numbers(status: &CircuitBreakerPolicyStatus) -> CircuitBreakerPolicyStatus {
+fn breakers_without_numbers(status: &CircuitBreakerPolicyStatus) -> CircuitBreakerPolicyStatus {
     let mut status = status.clone();
     if let Some(summary) = &mut status.summary {
         summary.failure_percent = None;
@@ -25,19 +33,50 @@ fn without_numbers(status: &CircuitBreakerPolicyStatus) -> CircuitBreakerPolicyS
     status
 }
 
+/// Who is blocked counts as a number while anybody is: under an attack it changes with every look.
+fn limits_without_numbers(status: &RateLimitStatus) -> RateLimitStatus {
+    let mut status = status.clone();
+    if let Some(summary) = &mut status.summary {
+        summary.limited_percent = None;
+        summary.blocked = summary.blocked.map(i64::signum);
+    }
+    for target in &mut status.targets {
+        let numbers = [&mut target.allowed, &mut target.limited, &mut target.limited_percent, &mut target.delayed];
+        numbers.into_iter().for_each(|number| *number = number.map(|_| 0));
+        target.limited_percent = None;
+        target.blocked_clients = target.blocked_clients.map(i64::signum);
+        target.top_blocked.clear();
+    }
+    for condition in status.conditions.iter_mut().filter(|condition| condition.type_ == "Limited") {
+        // Its words hold numbers, its status and reason do not.
+        condition.message.clear();
+    }
+    status
+}
+
 #[cfg(test)]
 mod tests {
+    use fusebox_api::rate_limit::RateLimitSummary;
     use fusebox_api::status::{State, Summary};
 
     use super::*;
 
-    fn status(state: State, failure_percent: i64, trips: i64) -> CircuitBreakerPolicyStatus {
+    fn status(state: State, failure_percent: i64, trips: i64) -> PolicyStatus {
         let summary = Summary { failure_percent: Some(failure_percent), trips, ..Summary::default() };
-        CircuitBreakerPolicyStatus {
+        PolicyStatus::CircuitBreaker(CircuitBreakerPolicyStatus {
             state: Some(state),
             summary: Some(summary),
             ..CircuitBreakerPolicyStatus::default()
-        }
+        })
+    }
+
+    fn limits(limited_percent: i64, blocked: i64) -> PolicyStatus {
+        let summary = RateLimitSummary {
+            limited_percent: Some(limited_percent),
+            blocked: Some(blocked),
+            ..RateLimitSummary::default()
+        };
+        PolicyStatus::RateLimit(RateLimitStatus { summary: Some(summary), ..RateLimitStatus::default() })
     }
 
     #[test]
@@ -47,5 +86,14 @@ mod tests {
         assert_eq!(difference(&standing, &status(State::Closed, 2, 1)), Difference::Numbers);
         assert_eq!(difference(&standing, &status(State::Closed, 2, 2)), Difference::Transition);
         assert_eq!(difference(&standing, &status(State::Open, 1, 1)), Difference::Transition);
+    }
+
+    #[test]
+    fn that_somebody_is_blocked_is_a_transition_and_how_many_are_is_a_number() {
+        let standing = limits(1, 0);
+        assert_eq!(difference(&standing, &limits(2, 0)), Difference::Numbers);
+        assert_eq!(difference(&standing, &limits(1, 1)), Difference::Transition);
+        assert_eq!(difference(&limits(1, 1), &limits(1, 7)), Difference::Numbers);
+        assert_eq!(difference(&limits(1, 7), &limits(1, 0)), Difference::Transition);
     }
 }

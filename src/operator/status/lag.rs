@@ -6,10 +6,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use fusebox_api::CircuitBreakerPolicyStatus;
-use fusebox_compiler::PolicyPlan;
 use fusebox_compiler::plan::{BoundPod, Readiness};
 use fusebox_compiler::status::{BEHIND_GRACE, Problem};
+use fusebox_compiler::{PolicyPlan, PolicyStatus};
 use jiff::Timestamp;
 
 use crate::control::ReportBook;
@@ -26,7 +25,7 @@ impl Lag {
         &mut self,
         plan: &PolicyPlan,
         lags: impl Fn(&str, &BoundPod) -> bool,
-        (standing, now): (Option<&CircuitBreakerPolicyStatus>, Timestamp),
+        (standing, now): (Option<&PolicyStatus>, Timestamp),
     ) {
         let lagging = plan.pods.iter().filter(|(uid, pod)| pod.readiness == Readiness::Ready && lags(uid, pod));
         let since = |(uid, pod): (&String, &BoundPod)| {
@@ -57,14 +56,15 @@ pub(super) fn is_behind(book: &ReportBook, (uid, pod): (&str, &BoundPod)) -> boo
     acknowledged.as_deref() != Some(pod.revision.as_str())
 }
 
-fn was_told(pod: &BoundPod, standing: Option<&CircuitBreakerPolicyStatus>) -> bool {
-    let sidecars = standing.and_then(|status| status.sidecars.as_ref());
+fn was_told(pod: &BoundPod, standing: Option<&PolicyStatus>) -> bool {
+    let sidecars = standing.and_then(PolicyStatus::sidecars);
     let name = format!("{}/{}", pod.namespace, pod.name);
     sidecars.is_some_and(|it| it.findings.iter().any(|found| found.pod == name && Problem::is_lag(&found.problem)))
 }
 
 #[cfg(test)]
 mod tests {
+    use fusebox_api::CircuitBreakerPolicyStatus;
     use fusebox_api::status::{SidecarFinding, SidecarsStatus};
     use fusebox_compiler::check::File;
     use fusebox_compiler::{compile, manifest};
@@ -103,16 +103,13 @@ mod tests {
     #[test]
     fn a_new_leader_goes_on_telling_of_a_pod_that_was_told_of() {
         let (plan, mut lag) = (plan(), Lag::default());
-        let finding = |problem: &str| CircuitBreakerPolicyStatus {
-            sidecars: Some(SidecarsStatus {
-                findings: vec![SidecarFinding {
-                    pod: "shop/cart".into(),
-                    problem: problem.into(),
-                    message: String::new(),
-                }],
-                ..SidecarsStatus::default()
-            }),
-            ..CircuitBreakerPolicyStatus::default()
+        let finding = |problem: &str| {
+            let finding = SidecarFinding { pod: "shop/cart".into(), problem: problem.into(), message: String::new() };
+            let sidecars = SidecarsStatus { findings: vec![finding], ..SidecarsStatus::default() };
+            PolicyStatus::CircuitBreaker(CircuitBreakerPolicyStatus {
+                sidecars: Some(sidecars),
+                ..CircuitBreakerPolicyStatus::default()
+            })
         };
         lag.update(&plan, |_, _| true, (Some(&finding("NotConnected")), at(0)));
         assert_eq!(lag.since()["u"], Timestamp::UNIX_EPOCH);

@@ -13,11 +13,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fusebox_api::names::{FIELD_MANAGER, GROUP, VERSION};
-use fusebox_api::{CircuitBreakerPolicy, CircuitBreakerPolicyStatus};
 use fusebox_compiler::status::PolicyStatus;
-use fusebox_compiler::{PolicyKey, PolicyPlan, Reports, fold};
+use fusebox_compiler::{Kind, PolicyKey, PolicyPlan, Reports, fold};
 use jiff::Timestamp;
-use kube::api::{Patch, PatchParams};
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use kube::core::Status;
 use kube::{Api, Client, ResourceExt};
 use opentelemetry::Context;
@@ -29,11 +28,11 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use crate::apply::{MonitoringResults, explain, is_as_new_as, reason, refusal, until};
 use crate::control::{Changes, ReportBook};
-use crate::events::{Recorder, happenings};
+use crate::events::{Recorder, ToldBlocked, happenings};
 use crate::lease::{GuardedError, Leadership, Role};
 use crate::metrics::Metrics;
 use crate::reconcile::{Compiled, Published};
-use crate::stores::{ObjectName, PolicyRecord, Synced};
+use crate::stores::Synced;
 use crate::touched::Touched;
 use difference::difference;
 use lag::Lag;
@@ -80,19 +79,21 @@ struct Running {
 #[derive(Debug, Default)]
 struct Memory {
     /// What was folded last; transitions are told against it.
-    folded: Option<CircuitBreakerPolicyStatus>,
+    folded: Option<PolicyStatus>,
     /// What was written last, and the object's version after it.
-    written: Option<(CircuitBreakerPolicyStatus, String)>,
+    written: Option<(PolicyStatus, String)>,
     /// The compilation that asks for a look.
     cause: Option<Context>,
     /// Since when its pods lag.
     lag: Lag,
+    /// The clients that were told of as blocked.
+    blocked: Option<ToldBlocked>,
 }
 
 /// How a write ended.
 #[derive(Debug)]
 enum Outcome {
-    Stands(Box<CircuitBreakerPolicyStatus>, String),
+    Stands(Box<PolicyStatus>, String),
     Gone,
     Failed,
 }
@@ -221,9 +222,7 @@ impl Running {
         lag.update(plan, |uid, pod| lag::is_behind(&self.writer.book, (uid, pod)), (standing.as_ref(), time));
         let (behind, next) = (lag.since().clone(), lag.next(time));
         let collected = reports::collect(plan, &self.writer.book, settling, &self.writer.monitoring);
-        let previous = standing.clone().map(PolicyStatus::CircuitBreaker);
-        let folded = fold(plan, &Reports { behind, ..collected }, time, previous.as_ref());
-        let PolicyStatus::CircuitBreaker(status) = folded else { return };
+        let status = fold(plan, &Reports { behind, ..collected }, time, standing.as_ref());
         self.tell(plan, standing.as_ref(), &status, now);
         let difference = standing.map_or(Difference::Transition, |standing| difference(&standing, &status));
         if self.pacing.looked(id, difference, now) == Decision::Write {
@@ -235,34 +234,29 @@ impl Running {
     }
 
     /// What stands: the store's word, or our own where the watch has not brought it back yet.
-    fn standing(&self, id: &PolicyKey) -> Option<CircuitBreakerPolicyStatus> {
-        let name = ObjectName { namespace: id.id.namespace.clone(), name: id.id.name.clone() };
-        let record: Option<Arc<PolicyRecord>> = self.writer.stores.policies().get(&name);
+    fn standing(&self, id: &PolicyKey) -> Option<PolicyStatus> {
+        let found = self.writer.stores.standing(id);
         let written = self.memory.get(id).and_then(|memory| memory.written.as_ref());
-        match (record, written) {
-            (Some(record), Some((_, version))) if is_as_new_as(&record.resource_version, version) => {
-                record.status.clone()
-            }
+        match (found, written) {
+            (Some(found), Some((_, version))) if is_as_new_as(&found.resource_version, version) => found.status,
             (_, Some((status, _))) => Some(status.clone()),
-            (Some(record), None) => record.status.clone(),
+            (Some(found), None) => found.status,
             (None, None) => None,
         }
     }
 
-    fn tell(
-        &mut self,
-        plan: &PolicyPlan,
-        standing: Option<&CircuitBreakerPolicyStatus>,
-        status: &CircuitBreakerPolicyStatus,
-        now: Instant,
-    ) {
+    fn tell(&mut self, plan: &PolicyPlan, standing: Option<&PolicyStatus>, status: &PolicyStatus, now: Instant) {
         let memory = self.memory.entry(plan.key.clone()).or_default();
         let before = memory.folded.replace(status.clone());
-        let happened = happenings(before.as_ref().or(standing), status);
+        let mut happened = happenings(before.as_ref().or(standing), status);
+        if let PolicyStatus::RateLimit(status) = status {
+            let blocked = memory.blocked.get_or_insert_with(|| ToldBlocked::new(now));
+            happened.extend(blocked.happening(standing.and_then(PolicyStatus::rate_limit), status, now));
+        }
         self.writer.events.record(&plan.version, happened, now);
     }
 
-    fn write(&mut self, plan: &PolicyPlan, status: CircuitBreakerPolicyStatus) {
+    fn write(&mut self, plan: &PolicyPlan, status: PolicyStatus) {
         let id = plan.key.clone();
         let cause = self.memory.get_mut(&id).and_then(|memory| memory.cause.take());
         let (client, leadership, metrics) =
@@ -306,9 +300,9 @@ async fn write(
     client: &Client,
     leadership: &Leadership,
     PolicyKey { kind, id }: &PolicyKey,
-    status: CircuitBreakerPolicyStatus,
+    status: PolicyStatus,
 ) -> Result<Outcome, GuardedError<kube::Error>> {
-    let api: Api<CircuitBreakerPolicy> = Api::namespaced(client.clone(), &id.namespace);
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &id.namespace, &resource(*kind));
     let patch = json!({
         "apiVersion": format!("{GROUP}/{VERSION}"),
         "kind": kind.as_str(),
@@ -326,6 +320,10 @@ async fn write(
     }
 }
 
+fn resource(kind: Kind) -> ApiResource {
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, VERSION, kind.as_str()), kind.plural())
+}
+
 fn failed(PolicyKey { id, .. }: &PolicyKey, error: &GuardedError<kube::Error>, metrics: &Metrics) -> Outcome {
     metrics.reconcile_errors.with_label_values(&["status", reason(error)]).inc();
     tracing::warn!(
@@ -339,16 +337,18 @@ fn failed(PolicyKey { id, .. }: &PolicyKey, error: &GuardedError<kube::Error>, m
 
 /// Counts the resources that have each condition, by its status.
 pub fn count_conditions(stores: &Synced, metrics: &Metrics) {
-    let mut counts: BTreeMap<(String, String), i64> = BTreeMap::new();
-    let conditions = stores.policies().map(|record| {
-        let conditions = record.status.iter().flat_map(|status| &status.conditions);
-        conditions.map(|condition| (condition.type_.clone(), condition.status.clone())).collect::<BTreeSet<_>>()
-    });
-    for condition in conditions.into_iter().flatten() {
-        *counts.entry(condition).or_default() += 1;
-    }
     metrics.resource_condition.reset();
-    for ((kind, status), count) in counts {
-        metrics.resource_condition.with_label_values(&["CircuitBreakerPolicy", kind.as_str(), &status]).set(count);
+    for kind in Kind::ALL {
+        let mut counts: BTreeMap<(String, String), i64> = BTreeMap::new();
+        for status in stores.statuses(kind) {
+            let conditions = status.conditions().iter();
+            let each: BTreeSet<_> =
+                conditions.map(|condition| (condition.type_.clone(), condition.status.clone())).collect();
+            each.into_iter().for_each(|condition| *counts.entry(condition).or_default() += 1);
+        }
+        for ((condition, status), count) in counts {
+            let labels = [kind.as_str(), condition.as_str(), status.as_str()];
+            metrics.resource_condition.with_label_values(&labels).set(count);
+        }
     }
 }

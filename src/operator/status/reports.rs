@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use fusebox_compiler::PolicyPlan;
 use fusebox_compiler::plan::{BoundPod, Readiness};
 use fusebox_compiler::status::{Completeness, Connection, Nack, PodReport, Reports};
-use fusebox_policy::config::PolicyId;
+use fusebox_compiler::{Kind, PolicyPlan};
 use jiff::Timestamp;
 
 use crate::apply::MonitoringResults;
@@ -21,8 +20,7 @@ pub(super) fn collect(
     settling: Settling,
     monitoring: &MonitoringResults,
 ) -> Reports {
-    let id = &plan.key.id;
-    let known = |uid: &String| book.get(uid).map(|state| (uid.clone(), pod_report(&state, id)));
+    let known = |uid: &String| book.get(uid).map(|state| (uid.clone(), pod_report(&state, plan)));
     let complete = settling == Settling::Over || plan.pods.iter().all(|(uid, pod)| has_spoken(uid, pod, book));
     Reports {
         pods: plan.pods.keys().filter_map(known).collect(),
@@ -47,7 +45,8 @@ fn has_spoken(uid: &str, pod: &BoundPod, book: &ReportBook) -> bool {
     pod.readiness == Readiness::NotReady || since.is_some_and(|since| now - since >= FIRST_REPORT_MS)
 }
 
-fn pod_report(state: &ProxyState, id: &PolicyId) -> PodReport {
+fn pod_report(state: &ProxyState, plan: &PolicyPlan) -> PodReport {
+    let id = &plan.key.id;
     PodReport {
         connection: Connection::Connected,
         acked: state.acknowledged.as_ref().map(|acknowledged| acknowledged.policies.clone()).unwrap_or_default(),
@@ -55,8 +54,18 @@ fn pod_report(state: &ProxyState, id: &PolicyId) -> PodReport {
             .rejected
             .as_ref()
             .map(|rejected| Nack { revision: rejected.revision.clone(), error: rejected.error.clone() }),
-        breakers: state.breakers.values().filter(|breaker| breaker.key.policy == *id).cloned().collect(),
-        limits: Vec::new(),
-        broken_references: Vec::new(),
+        breakers: match plan.key.kind {
+            Kind::CircuitBreakerPolicy => of_policy(state.breakers.values(), |breaker| breaker.key.policy == *id),
+            Kind::RateLimit => Vec::new(),
+        },
+        limits: match plan.key.kind {
+            Kind::RateLimit => of_policy(state.limits.values(), |limit| limit.key.policy == *id),
+            Kind::CircuitBreakerPolicy => Vec::new(),
+        },
+        broken_references: of_policy(&state.broken_references, |it| plan.references.contains_key(&it.reference)),
     }
+}
+
+fn of_policy<'a, T: Clone + 'a>(all: impl IntoIterator<Item = &'a T>, is_its_own: impl Fn(&T) -> bool) -> Vec<T> {
+    all.into_iter().filter(|it| is_its_own(it)).cloned().collect()
 }

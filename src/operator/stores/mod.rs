@@ -5,14 +5,15 @@
 
 mod kinds;
 mod outputs;
+mod policies;
 mod scope;
 mod table;
 mod watch;
 
 use std::sync::Arc;
 
-use fusebox_compiler::snapshot::{Namespace, Pod, Prometheus, Service, Workload};
-use fusebox_compiler::{PolicyKey, Snapshot};
+use fusebox_compiler::snapshot::{self, Namespace, Pod, Prometheus, Service, Workload};
+use fusebox_compiler::{Kind, PolicyKey, PolicyStatus, Snapshot};
 use jiff::Timestamp;
 use tokio::sync::watch as channel;
 use tokio::task::AbortHandle;
@@ -24,17 +25,20 @@ use crate::control::{EndpointDirectory, PodDirectory};
 use crate::metrics::Metrics;
 use crate::touched::Touched;
 
-pub use kinds::{PolicyRecord, spawn, spawn_endpoint_slices};
+pub use kinds::{spawn, spawn_endpoint_slices};
 pub use outputs::{OutputRecord, OutputStores};
+pub use policies::{PolicyObject, PolicyRecord};
 pub use scope::Scope;
 pub use table::{Change, ObjectName, Reduced, Table};
-pub use watch::{ERROR_LASTS, WatchBackoff, Watches};
+pub use watch::{ERROR_LASTS, Need, WatchBackoff, Watches};
 
 /// All stores that are compiled from; cheap to clone, one shared content.
 #[derive(Clone, Debug, Default)]
 pub struct Stores {
     /// CircuitBreakerPolicies, with the status that stands.
-    pub policies: Table<PolicyRecord>,
+    pub circuit_breakers: Table<PolicyRecord<snapshot::CircuitBreaker>>,
+    /// RateLimits, with the status that stands.
+    pub rate_limits: Table<PolicyRecord<snapshot::RateLimit>>,
     /// Services.
     pub services: Table<Service>,
     /// Pods that have not finished.
@@ -70,6 +74,15 @@ pub struct Surroundings {
     pub stop: CancellationToken,
     /// The tasks.
     pub tasks: TaskTracker,
+}
+
+/// The status of one policy that stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Standing {
+    /// The status; None where there is none or it can't be read.
+    pub status: Option<PolicyStatus>,
+    /// The version of the object that it was read from.
+    pub resource_version: String,
 }
 
 /// Wakes one loop, however often it is rung.
@@ -111,10 +124,11 @@ impl Synced {
     /// Everything that decides, as of now.
     #[must_use]
     pub fn snapshot(&self, now: Timestamp, prometheus: Prometheus) -> Snapshot {
-        let Stores { policies, services, pods, namespaces, workloads } = &self.0;
+        let Stores { circuit_breakers, rate_limits, services, pods, namespaces, workloads } = &self.0;
         Snapshot {
             now,
-            circuit_breakers: policies.map(|record| record.policy.clone()),
+            circuit_breakers: circuit_breakers.map(|record| record.policy.clone()),
+            rate_limits: rate_limits.map(|record| record.policy.clone()),
             services: services.map(Clone::clone),
             pods: pods.map(Clone::clone),
             workloads: workloads.iter().flat_map(|table| table.map(Clone::clone)).collect(),
@@ -124,10 +138,30 @@ impl Synced {
         }
     }
 
-    /// The policies with their statuses.
+    /// The status of a policy that stands, if any, with its object's version; None where there is no such policy.
     #[must_use]
-    pub fn policies(&self) -> &Table<PolicyRecord> {
-        &self.0.policies
+    pub fn standing(&self, key: &PolicyKey) -> Option<Standing> {
+        let name = ObjectName { namespace: key.id.namespace.clone(), name: key.id.name.clone() };
+        match key.kind {
+            Kind::CircuitBreakerPolicy => self.0.circuit_breakers.get(&name).map(|record| Standing::of(&record)),
+            Kind::RateLimit => self.0.rate_limits.get(&name).map(|record| Standing::of(&record)),
+        }
+    }
+
+    /// The statuses of all policies of a kind that stand.
+    #[must_use]
+    pub fn statuses(&self, kind: Kind) -> Vec<PolicyStatus> {
+        let all = match kind {
+            Kind::CircuitBreakerPolicy => self.0.circuit_breakers.map(|record| record.status.clone()),
+            Kind::RateLimit => self.0.rate_limits.map(|record| record.status.clone()),
+        };
+        all.into_iter().flatten().collect()
+    }
+}
+
+impl Standing {
+    fn of<S>(record: &PolicyRecord<S>) -> Self {
+        Self { status: record.status.clone(), resource_version: record.resource_version.clone() }
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::table::{Change, ObjectName, Reduced, Table};
-use super::watch::{Listed, Watch};
+use super::watch::{Listed, Need, Watch};
 use super::{Signal, Surroundings};
 use crate::apply::{MANAGED_BY_SELECTOR, OutputKey, OutputKind};
 use crate::touched::Touched;
@@ -62,6 +62,7 @@ impl OutputStores {
         let api = Api::<DynamicObject>::all_with(around.clients.watch.clone(), &kind.resource());
         let watch = Watch {
             kind: kind.name(),
+            need: Need::Always,
             api,
             scope: around.outputs_scope.clone(),
             table: table.clone(),

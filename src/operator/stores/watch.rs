@@ -34,6 +34,18 @@ pub const ERROR_LASTS: Duration = Duration::from_secs(15);
 /// Errors further apart than this don't add up.
 const FORGIVE_AFTER: Duration = Duration::from_secs(60);
 
+/// A kind that need not be served is passed over after so many refusals in a row, so that one that is refused for a moment is not.
+const REFUSALS: u32 = 3;
+
+/// Whether anything is compiled before the objects of a kind were listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing is.
+    Always,
+    /// Only where the API server serves the kind to this operator: an older chart's CRDs and roles know no newer kinds.
+    WhereServed,
+}
+
 /// What all watches are doing; cheap to clone, one shared content.
 #[derive(Clone, Debug, Default)]
 pub struct Watches {
@@ -69,6 +81,7 @@ pub(super) type Reduce<K, R> = Box<dyn Fn(&K) -> Option<R> + Send>;
 /// One kind's watch.
 pub(super) struct Watch<K, R> {
     pub(super) kind: &'static str,
+    pub(super) need: Need,
     pub(super) api: Api<K>,
     pub(super) selector: Option<&'static str>,
     /// The namespaces whose objects are kept; a namespace itself is kept by its name.
@@ -117,6 +130,15 @@ impl Watches {
         failing.collect()
     }
 
+    /// Stops waiting for a kind that the API server does not serve.
+    fn pass_over(&self, kind: &'static str) {
+        tracing::warn!(
+            kind,
+            "the API server does not serve these policies to this operator, which goes on without them: apply the CRDs and roles of its own release"
+        );
+        self.change(kind, |state| state.listed = true);
+    }
+
     fn change(&self, kind: &'static str, change: impl FnOnce(&mut State)) {
         change(self.shared.watches.lock().entry(kind).or_default());
         self.shared.version.send_modify(|version| *version += 1);
@@ -154,16 +176,21 @@ where
 {
     /// Follows the watch and tells of each change, until the task ends.
     pub(super) async fn follow(self, watches: Watches, metrics: Metrics, mut tell: impl FnMut(Vec<Change<R>>, Listed)) {
-        let Self { kind, api, selector, scope, table, reduce } = self;
+        let Self { kind, need, api, selector, scope, table, reduce } = self;
         let config =
             Config { label_selector: selector.map(str::to_owned), timeout: Some(WATCH_SECONDS), ..Config::default() };
         let mut events = watcher(api, config).backoff(WatchBackoff::new(kind)).boxed();
         let mut writer = table.writer();
+        let mut refusals = 0;
         while let Some(event) = events.next().await {
             let event = match event {
                 Ok(event) => event,
                 Err(error) => {
                     report(kind, &error, &watches, &metrics);
+                    refusals = if is_refused(&error) { refusals + 1 } else { 0 };
+                    if need == Need::WhereServed && refusals == REFUSALS {
+                        watches.pass_over(kind);
+                    }
                     continue;
                 }
             };
@@ -186,6 +213,15 @@ where
 pub(super) enum Listed {
     Anew,
     Before,
+}
+
+/// Whether the kind is not there, or may not be read.
+fn is_refused(error: &watcher::Error) -> bool {
+    match error {
+        // A path that is not served is answered in plain words, of which only the code can be told.
+        watcher::Error::InitialListFailed(kube::Error::Api(status)) => [403, 404].contains(&status.code),
+        _ => false,
+    }
 }
 
 fn report(kind: &'static str, error: &watcher::Error, watches: &Watches, metrics: &Metrics) {

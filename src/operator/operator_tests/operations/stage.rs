@@ -30,25 +30,25 @@ use super::super::*;
 use crate::cluster_tests::Stream;
 
 /// The group's path.
-pub(super) const API: &str = "/apis/ops.fusebox.dev/v1alpha1";
+pub(in crate::operator_tests) const API: &str = "/apis/ops.fusebox.dev/v1alpha1";
 
 /// A cluster in which the operations API is installed, with one operator behind it.
-pub(super) struct Stage {
-    pub(super) operator: Running,
-    pub(super) authority: String,
-    pub(super) cluster: Cluster,
+pub(in crate::operator_tests) struct Stage {
+    pub(in crate::operator_tests) operator: Running,
+    pub(in crate::operator_tests) authority: String,
+    pub(in crate::operator_tests) cluster: Cluster,
 }
 
 /// What a direct call was answered.
 #[derive(Debug)]
-pub(super) struct Told {
-    pub(super) code: u16,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Value,
+pub(in crate::operator_tests) struct Told {
+    pub(in crate::operator_tests) code: u16,
+    pub(in crate::operator_tests) headers: HeaderMap,
+    pub(in crate::operator_tests) body: Value,
 }
 
 /// An address of this machine that other machines could reach.
-pub(super) fn own_address() -> Result<IpAddr> {
+pub(in crate::operator_tests) fn own_address() -> Result<IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     // Nothing is sent: connecting only asks for the route.
     socket.connect("203.0.113.1:9").context("this machine has no address but loopback")?;
@@ -56,7 +56,7 @@ pub(super) fn own_address() -> Result<IpAddr> {
 }
 
 impl Stage {
-    pub(super) async fn new() -> Result<Self> {
+    pub(in crate::operator_tests) async fn new() -> Result<Self> {
         let cluster = cluster().await?;
         let roles = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/rbac/roles.yaml");
         cluster.apply(&std::fs::read_to_string(roles)?).await?;
@@ -68,33 +68,38 @@ impl Stage {
     }
 
     /// kubectl as this user.
-    pub(super) async fn kubectl(&self, user: &str, arguments: &[&str], input: &str) -> Result<Output> {
+    pub(in crate::operator_tests) async fn kubectl(
+        &self,
+        user: &str,
+        arguments: &[&str],
+        input: &str,
+    ) -> Result<Output> {
         let kubeconfig = self.kubeconfig(user)?;
         let kubeconfig = kubeconfig.to_str().context("the path is text")?;
         self.cluster.kubectl_with_input(&[&["--kubeconfig", kubeconfig], arguments].concat(), input).await
     }
 
     /// What kubectl prints as this user, which must succeed.
-    pub(super) async fn prints(&self, user: &str, arguments: &[&str]) -> Result<String> {
+    pub(in crate::operator_tests) async fn prints(&self, user: &str, arguments: &[&str]) -> Result<String> {
         let output = self.kubectl(user, arguments, "").await?;
         ensure!(output.status.success(), "{user} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Why kubectl fails as this user.
-    pub(super) async fn fails(&self, user: &str, arguments: &[&str], input: &str) -> Result<String> {
+    pub(in crate::operator_tests) async fn fails(&self, user: &str, arguments: &[&str], input: &str) -> Result<String> {
         let output = self.kubectl(user, arguments, input).await?;
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         ensure!(!output.status.success(), "{user} {arguments:?} succeeded: {out}");
         Ok(err.into_owned())
     }
 
-    pub(super) fn kubeconfig(&self, user: &str) -> Result<PathBuf> {
+    pub(in crate::operator_tests) fn kubeconfig(&self, user: &str) -> Result<PathBuf> {
         self.cluster.kubeconfig_for_user(user, None)
     }
 
     /// Gives a user one of Kubernetes' own roles in a namespace, once Fusebox's roles have become part of it.
-    pub(super) async fn bind(&self, user: &str, role: &str, namespace: &str) -> Result<()> {
+    pub(in crate::operator_tests) async fn bind(&self, user: &str, role: &str, namespace: &str) -> Result<()> {
         eventually(SOON, "the role holds Fusebox's rights", async || {
             let rules = self.cluster.kubectl_ok(&["get", "clusterrole", role, "-o", "json"]).await?;
             ensure!(rules.contains("circuitbreakerstates"), "not aggregated yet");
@@ -109,7 +114,7 @@ impl Stage {
 }
 
 /// Calls an operator past the API server, as its front proxy would.
-pub(super) async fn as_front_proxy(
+pub(in crate::operator_tests) async fn as_front_proxy(
     (cluster, authority): (&Cluster, &str),
     address: SocketAddr,
     method: Method,
@@ -120,13 +125,13 @@ pub(super) async fn as_front_proxy(
 }
 
 /// An operator whose operations port has an address that an endpoint may have.
-pub(super) async fn replica(cluster: &Cluster, identity: &str) -> Result<Running> {
+pub(in crate::operator_tests) async fn replica(cluster: &Cluster, identity: &str) -> Result<Running> {
     let listen = SocketAddr::new(own_address()?, 0).to_string();
     let times = ["--lease-duration", "3s", "--renew-interval", "500ms", "--renew-deadline", "2s"];
     Running::start(cluster, identity, &[&times[..], &["--ops-listen", &listen]].concat()).await
 }
 
-pub(super) async fn authority(cluster: &Cluster) -> Result<String> {
+pub(in crate::operator_tests) async fn authority(cluster: &Cluster) -> Result<String> {
     let maps: Api<ConfigMap> = Api::namespaced(cluster.client().await?, NAMESPACE);
     eventually(SOON, "the authority is published", async || {
         maps.get(CA_CONFIG_MAP).await?.data.unwrap_or_default().remove("ca.crt").context("no ca.crt")
@@ -165,7 +170,11 @@ async fn is_available(cluster: &Cluster, expected: &str) -> Result<()> {
 }
 
 /// A sidecar that is connected, enforces what it is told and reports its breakers as open.
-pub(super) async fn open_sidecar(address: SocketAddr, authority: &str, pod: &TestPod) -> Result<Stream> {
+pub(in crate::operator_tests) async fn open_sidecar(
+    address: SocketAddr,
+    authority: &str,
+    pod: &TestPod,
+) -> Result<Stream> {
     let mut stream = eventually(SOON, "the operator takes the stream", async || {
         Stream::to(address, authority, &pod.control_token().await?).await
     })
@@ -210,12 +219,12 @@ fn report(key: fusebox_policy::config::BreakerKey) -> BreakerReport {
 }
 
 /// The API server's own certificate for calls to extension servers.
-pub(super) fn front_proxy(cluster: &Cluster) -> Result<Signed> {
+pub(in crate::operator_tests) fn front_proxy(cluster: &Cluster) -> Result<Signed> {
     let read = |name: &str| std::fs::read_to_string(cluster.folder().join("certificates").join(name));
     Ok(Signed { certificate: read("front-proxy.crt")?, key: read("front-proxy.key")? })
 }
 
-pub(super) fn request(
+pub(in crate::operator_tests) fn request(
     method: Method,
     path: &str,
     headers: &[(&str, &str)],
@@ -229,7 +238,7 @@ pub(super) fn request(
 }
 
 /// One call of the operations port.
-pub(super) async fn call(
+pub(in crate::operator_tests) async fn call(
     address: SocketAddr,
     authority: &str,
     shown: Option<&Signed>,
