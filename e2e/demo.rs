@@ -1,4 +1,5 @@
-//! `make demo`: a breaker from `kubectl apply` to Open and back, on a real API server, with real proxies.
+//! `make demo`: a breaker from `kubectl apply` to Open and back, and a client that is limited and let go, on a real API server,
+//! with real proxies.
 //!
 //! Owns the story it tells, nothing else: every line it prints comes from kubectl, from the proxies' answers or from a
 //! clock. It must not need anything installed, and it leaves nothing behind.
@@ -25,6 +26,7 @@ async fn main() -> Result<()> {
     story.break_it().await?;
     story.mend_it().await?;
     story.force_it().await?;
+    story.limit_it().await?;
     drop(story);
     say("Everything is stopped and removed again.");
     Ok(())
@@ -42,6 +44,7 @@ impl Story {
     async fn begin(begun: Instant) -> Result<Self> {
         say("Starting a real etcd, kube-apiserver and kube-controller-manager, and the operator");
         let fleet = Fleet::start(1, &OperatorOptions::default()).await?;
+        fleet.install_operations_api().await?;
         let shop = Shop::named(&fleet, "shop").await?;
         let callers = try_join_all((0..PROXIES).map(|_| shop.caller_with_sidecar(&fleet))).await?;
         let story = Self { callers, shop, fleet, begun };
@@ -99,6 +102,51 @@ impl Story {
         self.fusebox(&["release", "payments", "-n", "shop"]).await?;
         self.traffic("released").await?;
         self.show(&["get", "circuitbreakers", "-n", "shop"]).await
+    }
+
+    async fn limit_it(&self) -> Result<()> {
+        say("A rate limit at the Service's own pod: five requests a minute for each API key, then a pause");
+        let sample = repository("config/samples/demo-rate-limit.yaml");
+        let sample = sample.to_str().context("the repository's path is not UTF-8")?;
+        println!("{}", indent(&std::fs::read_to_string(sample)?));
+        self.show(&["apply", "-f", sample]).await?;
+        let server = self.shop.server(&self.fleet).await?;
+        server.enforces("checkout").await?;
+        self.calls(&server, "alice", 8).await?;
+        let refused = server.get_inbound_with("/", &[("x-api-key", "alice")]).await?;
+        println!(
+            "{}",
+            indent(&format!(
+                "HTTP {} retry-after: {}\n{}",
+                refused.status,
+                refused.header("retry-after"),
+                refused.text()
+            ))
+        );
+        self.calls(&server, "bob", 2).await?;
+        eventually(PATIENCE, "the status tells of the blocked client", async || {
+            let shown = self
+                .fleet
+                .kubectl(&["get", "rl", "checkout", "-n", "shop", "-o", "jsonpath={.status.summary.blocked}"])
+                .await?;
+            anyhow::ensure!(shown == "1", "{shown:?} blocked");
+            Ok(())
+        })
+        .await?;
+        self.show(&["get", "ratelimits", "-n", "shop"]).await?;
+        self.fusebox(&["limits", "checkout", "-n", "shop"]).await?;
+        self.fusebox(&["limits", "unblock", "checkout", "-n", "shop", "--key", "alice", "--reason", "INC-43"]).await?;
+        self.calls(&server, "alice", 1).await
+    }
+
+    /// Calls the server's proxy as the client with this key and says what came back.
+    async fn calls(&self, server: &Sidecar, key: &str, count: usize) -> Result<()> {
+        let mut statuses = Vec::new();
+        for _ in 0..count {
+            statuses.push(server.get_inbound_with("/", &[("x-api-key", key)]).await?.status.as_u16().to_string());
+        }
+        self.note(&format!("{count} requests with key {key}: {}", statuses.join(" ")));
+        Ok(())
     }
 
     /// Sends requests through every caller's proxy and says what came back.

@@ -155,6 +155,14 @@ impl Sidecar {
         self.inbound_client.get(path).await
     }
 
+    /// A GET with these headers through the inbound listener.
+    ///
+    /// # Errors
+    /// When there is no HTTP answer.
+    pub async fn get_inbound_with(&self, path: &str, headers: &[(&str, &str)]) -> Result<Response> {
+        self.inbound_client.get_with(path, headers).await
+    }
+
     /// What `/state` of the admin port says.
     ///
     /// # Errors

@@ -55,7 +55,19 @@ const EXPLAIN_EXAMPLES: &str = "Examples:
   fusebox explain pod/web-6d5f7c9b8-x2x7k
   fusebox explain pod/web-0 -n shop -o json";
 
-/// Resilience for Kubernetes workloads: see, check, try and override circuit breakers.
+const LIMITS_EXAMPLES: &str = "Examples:
+  fusebox limits
+  fusebox limits checkout -n shop
+  fusebox limits checkout -o json | jq -r '.[].pods[].limits[].keys[]?.digest'
+  fusebox limits unblock checkout --key alice --reason INC-42
+  fusebox limits unblock checkout --digest 2bd806c97f0e00af --reason INC-42";
+
+const QUOTA_EXAMPLES: &str = "Examples:
+  fusebox quota alice=600/1m bob=60/1m:10 > quotas.yaml
+  fusebox quota --from-file keys.txt > quotas.yaml      # a line for each key: KEY=REQUESTS/PER[:BURST]
+  kubectl create configmap quotas --from-file=quotas.yaml --dry-run=client -o yaml | kubectl apply -f -";
+
+/// Resilience for Kubernetes workloads: see, check, try and override circuit breakers and rate limits.
 #[derive(Debug, Parser)]
 #[command(name = "fusebox", version, about, after_help = EXIT_CODES, propagate_version = true)]
 pub struct Arguments {
@@ -76,7 +88,7 @@ pub enum Command {
     /// Look for mistakes in files, without a cluster.
     #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckArguments),
-    /// Show the breakers of a cluster.
+    /// Show the breakers and rate limits of a cluster.
     #[command(after_help = STATUS_EXAMPLES)]
     Status(StatusArguments),
     /// Force every breaker of a policy open (or closed), on all pods, until a time.
@@ -85,6 +97,12 @@ pub enum Command {
     /// End what `trip` began: breakers decide by themselves again.
     #[command(after_help = RELEASE_EXAMPLES)]
     Release(ReleaseArguments),
+    /// Show who is limited, as the sidecars say now, or let a client go.
+    #[command(after_help = LIMITS_EXAMPLES)]
+    Limits(LimitsArguments),
+    /// Make a file of quotas from plain keys, without a cluster.
+    #[command(after_help = QUOTA_EXAMPLES)]
+    Quota(QuotaArguments),
     /// Say which policies apply to a pod, which do not, and why.
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain(ExplainArguments),
@@ -257,6 +275,69 @@ pub struct ExplainArguments {
     /// Which cluster.
     #[command(flatten)]
     pub cluster: ClusterArguments,
+}
+
+/// What `limits` is told.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct LimitsArguments {
+    /// What to do. Default: show.
+    #[command(subcommand)]
+    pub command: Option<LimitsCommand>,
+    /// What to show.
+    #[command(flatten)]
+    pub show: ShowLimitsArguments,
+}
+
+/// What to do about limits.
+#[derive(Debug, Subcommand)]
+pub enum LimitsCommand {
+    /// Let a client go at once, with full buckets, on all pods.
+    Unblock(UnblockArguments),
+}
+
+/// Which limits are shown.
+#[derive(Debug, Args)]
+pub struct ShowLimitsArguments {
+    /// One RateLimit, with the keys that its pods refused most. Default: all of all namespaces, or of the one given.
+    pub name: Option<String>,
+    /// How it is printed.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Which cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArguments,
+}
+
+/// What `limits unblock` is told.
+#[derive(Debug, Args)]
+#[group(id = "client", required = true, multiple = false, args = ["key", "digest"])]
+pub struct UnblockArguments {
+    /// The RateLimit.
+    pub name: String,
+    /// The client's key itself, which is made a digest here and sent nowhere. Repeatable: the parts of a key, in the policy's order.
+    #[arg(long, value_name = "VALUE")]
+    pub key: Vec<String>,
+    /// The first 16 or more hexadecimal digits of the SHA-256 of the key, as `fusebox limits` shows them.
+    #[arg(long, value_name = "HEX")]
+    pub digest: Option<String>,
+    /// Why, for those who see it.
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+    /// Which cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArguments,
+}
+
+/// What `quota` is told.
+#[derive(Debug, Args)]
+pub struct QuotaArguments {
+    /// Keys with their rates: REQUESTS/PER, and how many may come at once. Shells remember what is typed: prefer --from-file.
+    #[arg(value_name = "KEY=REQUESTS/PER[:BURST]")]
+    pub entries: Vec<String>,
+    /// A file of such lines, or - for standard input. Empty lines and those that begin with # are passed over.
+    #[arg(short = 'f', long, value_name = "FILE|-")]
+    pub from_file: Option<PathBuf>,
 }
 
 const MAX_TRIP: Duration = Duration::from_secs(24 * 3_600);

@@ -1,4 +1,4 @@
-//! The `fusebox` command: standalone runs, offline checks, and a look at a cluster's breakers.
+//! The `fusebox` command: standalone runs, offline checks, and a look at a cluster's breakers and rate limits.
 //!
 //! Each command is one module, and all decisions are the compiler's and the engine's: the command must only read, ask
 //! and print, so that what it says is what the operator would do.
@@ -7,9 +7,12 @@ mod arguments;
 mod check;
 mod cluster;
 mod explain;
+mod limits;
 mod manifests;
 mod operations;
 mod pods;
+mod quota;
+mod rate_limits;
 mod render;
 mod run;
 mod sidecars;
@@ -17,6 +20,7 @@ mod status;
 mod table;
 mod terminal;
 mod trip;
+mod values;
 
 #[cfg(test)]
 mod tests;
@@ -41,6 +45,8 @@ pub async fn execute(arguments: impl IntoIterator<Item = OsString>, terminal: &m
         Command::Status(arguments) => status::status(&arguments, terminal).await,
         Command::Trip(arguments) => trip::trip(&arguments, terminal).await,
         Command::Release(arguments) => trip::release(&arguments, terminal).await,
+        Command::Limits(arguments) => limits::limits(&arguments, terminal).await,
+        Command::Quota(arguments) => quota::quota(&arguments, terminal),
         Command::Explain(arguments) => explain::explain(&arguments, terminal).await,
     };
     done.unwrap_or_else(|error| {

@@ -41,7 +41,11 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<Source>> {
 
 /// Reads, checks and prints what is wrong; none when something is.
 pub(crate) fn load(paths: &[PathBuf], terminal: &mut Terminal) -> Result<Option<Snapshot>> {
-    let sources = read(paths)?;
+    load_read(&read(paths)?, terminal)
+}
+
+/// Checks what was read and prints what is wrong; none when something is.
+pub(crate) fn load_read(sources: &[Source], terminal: &mut Terminal) -> Result<Option<Snapshot>> {
     let files: Vec<File<'_>> = sources.iter().map(Source::file).collect();
     let findings = findings(&files);
     print(&findings, &mut *terminal.err)?;
@@ -82,6 +86,12 @@ pub(crate) fn print(findings: &[Finding], out: &mut dyn std::io::Write) -> Resul
 }
 
 impl Source {
+    /// A text with a name, for tests.
+    #[cfg(test)]
+    pub(crate) fn named(name: &str, text: &str) -> Self {
+        Self { name: name.to_owned(), text: text.to_owned() }
+    }
+
     /// The text as the compiler takes it.
     pub(crate) fn file(&self) -> File<'_> {
         File { name: &self.name, text: &self.text }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use fusebox_api::operations::{
-    API_VERSION, CircuitBreakerOverride, CircuitBreakerState, CircuitBreakerStateList, Explanation,
+    API_VERSION, CircuitBreakerOverride, CircuitBreakerState, CircuitBreakerStateList, Explanation, RateLimitState,
+    RateLimitStateList, RateLimitUnblock,
 };
 use http::{Method, Request};
 use kube::Client;
@@ -100,6 +101,34 @@ impl Operations {
     pub(crate) async fn release(&self, policy: &str) -> Result<Released> {
         let path = format!("{}/override", self.path("circuitbreakerstates", policy));
         self.ask(Method::DELETE, &path, Vec::new()).await.map_err(|error| refused(error, "operate"))
+    }
+
+    /// The limits of one policy, with what its pods answer; None where there is no such policy.
+    pub(crate) async fn limits(&self, policy: &str) -> Result<Option<RateLimitState>> {
+        found(self.ask(Method::GET, &self.path("ratelimitstates", policy), Vec::new()).await)
+    }
+
+    /// The limits of all policies, of one namespace or of all.
+    pub(crate) async fn all_limits(&self, namespace: Option<&str>) -> Result<Vec<RateLimitState>> {
+        let scope = namespace.map(|namespace| format!("/namespaces/{namespace}")).unwrap_or_default();
+        let (mut states, mut next) = (Vec::new(), String::new());
+        loop {
+            let path = format!("/apis/{API_VERSION}{scope}/ratelimitstates?limit=500&continue={next}");
+            let page: RateLimitStateList =
+                self.ask(Method::GET, &path, Vec::new()).await.map_err(|error| refused(error, "view"))?;
+            states.extend(page.items);
+            if page.metadata.next.is_empty() {
+                return Ok(states);
+            }
+            next = page.metadata.next;
+        }
+    }
+
+    /// Lets a client of a policy go.
+    pub(crate) async fn unblock(&self, policy: &str, wish: &RateLimitUnblock) -> Result<RateLimitUnblock> {
+        let path = format!("{}/unblock", self.path("ratelimitstates", policy));
+        let body = serde_json::to_vec(wish)?;
+        self.ask(Method::POST, &path, body).await.map_err(|error| refused(error, "operate"))
     }
 
     /// Which policies apply to a pod; None where there is no such pod.

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use fusebox_compiler::compile;
 use fusebox_compiler::plan::{Plan, Verdict};
 use fusebox_compiler::snapshot::{Injection, Pod, Protocol, Service, ServiceKind, ServicePort, Snapshot, TargetPort};
-use fusebox_policy::config::{BreakerKey, OutboundRoute, ProxyConfig, Side, WorkloadId};
+use fusebox_policy::config::{BreakerKey, OutboundRoute, ProxyConfig, RateLimit, Reference, Side, WorkloadId};
 use fusebox_policy::report::{BreakerReport, BreakerState};
 use fusebox_proxy::{Drained, LogFormat, Options, OutboundSpec, Proxy, ServicePort as Destination};
 use jiff::Timestamp;
@@ -20,6 +20,7 @@ use jiff::Timestamp;
 use crate::arguments::RunArguments;
 use crate::manifests;
 use crate::terminal::{BAD, CARE, Exit, FAINT, GOOD, STRONG, Styled, Terminal};
+use crate::values;
 
 /// How often breakers are looked at for changes.
 const LOOK: Duration = Duration::from_millis(20);
@@ -45,15 +46,29 @@ pub(crate) async fn serve(
     shutdown: impl Future<Output = ()>,
     terminal: &mut Terminal,
 ) -> Result<Exit> {
-    let Some(mut snapshot) = manifests::load(&arguments.filenames, terminal)? else { return Ok(Exit::Failed) };
+    let sources = manifests::read(&arguments.filenames)?;
+    let Some(mut snapshot) = manifests::load_read(&sources, terminal)? else { return Ok(Exit::Failed) };
+    let values = values::all(&sources)?;
     let caller = caller(arguments)?;
     imply_services(&mut snapshot, arguments);
     snapshot.pods = vec![standalone_pod(&caller)];
     let plan = compile(&snapshot);
-    let config = plan.workloads.get(&workload(&caller)).context("the files compile to nothing")?.config.clone();
+    let compiled = plan.workloads.get(&workload(&caller)).context("the files compile to nothing")?;
+    let config = compiled.config.clone();
     let proxy = Proxy::start(options(arguments, &snapshot)).await?;
     proxy.apply(&config)?;
+    let (known, missing) = values::wanted(values, &compiled.references);
+    proxy.tell_references(known);
     announce(&proxy, &config, terminal)?;
+    for Reference { kind, namespace, name, key } in missing {
+        let text = format!("{kind:?} {namespace}/{name}, key {key}: not in the files");
+        writeln!(terminal.err, "{} {text}", Styled(CARE, "no value of"))?;
+    }
+    for broken in proxy.state().broken_references {
+        let Reference { kind, namespace, name, key } = &broken.reference;
+        let text = format!("{kind:?} {namespace}/{name}, key {key}: {}", broken.problem);
+        writeln!(terminal.err, "{} {text}", Styled(CARE, "can't use"))?;
+    }
     warn(&plan, &config, terminal)?;
     follow(&proxy, shutdown, terminal).await?;
     writeln!(terminal.out, "{}", Styled(FAINT, "draining; requests in flight may finish"))?;
@@ -156,7 +171,20 @@ fn announce(proxy: &Proxy, config: &ProxyConfig, terminal: &mut Terminal) -> Res
         };
         writeln!(terminal.out, "{} http://{} {place}", Styled(STRONG, listener.kind), listener.address)?;
     }
-    for OutboundRoute { service, port, circuit_breaker, .. } in &config.outbound {
+    for OutboundRoute { service, port, circuit_breaker, rate_limit, .. } in &config.outbound {
+        if let Some(RateLimit { policy, mode, limits, .. }) = rate_limit {
+            let names: Vec<&str> = limits.iter().map(|limit| limit.name.as_str()).collect();
+            writeln!(
+                terminal.out,
+                "{} {}/{} on {}/{}:{port} (mode {mode:?}, limits {})",
+                Styled(GOOD, "applies"),
+                policy.namespace,
+                policy.name,
+                service.namespace,
+                service.name,
+                names.join(", ")
+            )?;
+        }
         let Some(breaker) = circuit_breaker else { continue };
         let rules: Vec<_> =
             breaker.rules.iter().map(|rule| rule.name.as_str()).filter(|name| !name.is_empty()).collect();

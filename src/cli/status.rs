@@ -1,4 +1,4 @@
-//! `fusebox status`: the breakers of a cluster, as their policies' statuses say and, pod by pod, as the operator hears them.
+//! `fusebox status`: the breakers and rate limits of a cluster, as their policies' statuses say and, pod by pod, as the operator hears them.
 //!
 //! It must not work out states of its own: what it shows is what `kubectl get` shows, with the reasons beside it.
 
@@ -7,9 +7,9 @@ use std::io::Write;
 use std::time::Duration;
 
 use anyhow::Result;
-use fusebox_api::CircuitBreakerPolicy;
 use fusebox_api::operations::CircuitBreakerState;
 use fusebox_api::status::{CircuitBreakerPolicyStatus, EndpointCounts, TargetStatus};
+use fusebox_api::{CircuitBreakerPolicy, RateLimit};
 use futures::{StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -22,6 +22,7 @@ use crate::arguments::{StatusArguments, StatusOutput as Output};
 use crate::cluster::{Session, explained};
 use crate::operations::Operations;
 use crate::pods;
+use crate::rate_limits;
 use crate::sidecars;
 use crate::table::{self, Cell};
 use crate::terminal::{BAD, CARE, Exit, FAINT, GOOD, STRONG, Styled, Terminal, state_style};
@@ -49,15 +50,21 @@ pub(crate) async fn status(arguments: &StatusArguments, terminal: &mut Terminal)
         return Ok(Exit::Done);
     }
     let mut policies = Policies::new();
+    let limits = rate_limits::list(arguments, &session.namespace, &session.client).await?;
     match &arguments.name {
-        Some(name) => insert(&mut policies, session.policy(name).await?),
+        // A RateLimit may have the name, too, or alone.
+        Some(name) => match session.policies().get_opt(name).await.map_err(explained)? {
+            Some(policy) => insert(&mut policies, policy),
+            None if limits.is_empty() => drop(session.policy(name).await?),
+            None => {}
+        },
         None => {
             let listed = scope(arguments, &session.client).list(&ListParams::default()).await.map_err(explained)?;
             listed.items.into_iter().for_each(|policy| insert(&mut policies, policy));
         }
     }
     let live = live(arguments, operations.as_ref()).await?;
-    print(arguments, &policies, &live, terminal)?;
+    print(arguments, (&policies, &limits), &live, terminal)?;
     Ok(Exit::Done)
 }
 
@@ -110,7 +117,8 @@ async fn watch(
             if terminal.redraws && arguments.output == Output::Table {
                 write!(terminal.out, "{CLEAR}")?;
             }
-            print(arguments, &policies, &live, terminal)?;
+            let limits = rate_limits::list(arguments, &session.namespace, &session.client).await?;
+            print(arguments, (&policies, &limits), &live, terminal)?;
         }
     }
 }
@@ -140,26 +148,46 @@ fn key(policy: &CircuitBreakerPolicy) -> (String, String) {
     (policy.namespace().unwrap_or_default(), policy.name_any())
 }
 
-fn print(arguments: &StatusArguments, policies: &Policies, live: &Live, terminal: &mut Terminal) -> Result<()> {
+fn print(
+    arguments: &StatusArguments,
+    (policies, limits): (&Policies, &[RateLimit]),
+    live: &Live,
+    terminal: &mut Terminal,
+) -> Result<()> {
     let now = Timestamp::now();
     match (arguments.output, &arguments.name) {
         (Output::Json, _) => {
             let items = policies.iter().map(|(key, policy)| item(policy, live.as_ref().and_then(|live| live.get(key))));
-            let items = items.collect::<Result<Vec<_>>>()?;
+            let mut items = items.collect::<Result<Vec<_>>>()?;
+            for policy in limits {
+                items.push(serde_json::to_value(policy)?);
+            }
             serde_json::to_writer_pretty(
                 &mut terminal.out,
                 &json!({ "apiVersion": "v1", "kind": "List", "items": items }),
             )?;
             writeln!(terminal.out)?;
         }
-        (Output::Table | Output::Wide, None) => print_table(policies, now, &mut *terminal.out)?,
+        (Output::Table | Output::Wide, None) => {
+            if !policies.is_empty() || limits.is_empty() {
+                print_table(policies, now, &mut *terminal.out)?;
+            }
+            if !limits.is_empty() {
+                rate_limits::print_table(limits, &mut *terminal.out)?;
+            }
+        }
         (Output::Table | Output::Wide, Some(_)) => {
             for policy in policies.values() {
                 print_detail(policy, now, &mut *terminal.out)?;
             }
+            for policy in limits {
+                rate_limits::print_detail(policy, now, &mut *terminal.out)?;
+            }
         }
     }
-    if let (Some(live), Output::Table | Output::Wide) = (live, arguments.output) {
+    if let (Some(live), Output::Table | Output::Wide) = (live, arguments.output)
+        && !policies.is_empty()
+    {
         pods::print(live.values(), arguments.output, now, &mut *terminal.out)?;
     }
     terminal.out.flush()?;
@@ -299,7 +327,8 @@ fn target_row(target: &TargetStatus, now: Timestamp) -> [Cell; 11] {
     ]
 }
 
-fn condition_row(condition: &Condition, now: Timestamp) -> [Cell; 5] {
+/// A condition as a row.
+pub(crate) fn condition_row(condition: &Condition, now: Timestamp) -> [Cell; 5] {
     let style = if condition.status == "True" { GOOD } else { CARE };
     [
         condition.type_.clone().into(),

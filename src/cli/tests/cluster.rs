@@ -167,6 +167,42 @@ async fn status_shows_a_table_a_policy_and_json() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn status_shows_rate_limits_beside_breakers_and_by_name() -> Result<()> {
+    let fixture = Fixture::new().await?;
+    let policy = json!({
+        "apiVersion": "fusebox.dev/v1alpha1", "kind": "RateLimit",
+        "metadata": { "name": "checkout", "namespace": fixture.namespace },
+        "spec": { "targetRefs": [{ "name": "checkout" }],
+                  "limits": [{ "name": "per-key", "rate": { "requests": 60, "per": "1m" } }] },
+    });
+    fixture.cluster.apply(&policy.to_string()).await?;
+    let api: Api<fusebox_api::RateLimit> = Api::namespaced(fixture.cluster.client().await?, &fixture.namespace);
+    let status = json!({ "status": {
+        "summary": { "target": "checkout", "limit": "60/1m", "scope": "Replica", "limitedPercent": 7, "blocked": 1 },
+        "conditions": [{ "type": "Ready", "status": "True", "reason": "Ready", "message": "",
+                         "lastTransitionTime": "2026-01-02T03:04:05Z" }],
+        "targets": [{ "ref": { "name": "checkout" }, "limit": "per-key", "accepted": true, "allowed": 93, "limited": 7,
+                      "pods": { "reporting": 2 }, "topBlocked": [{ "key": "2bd806c97f0e00af",
+                      "since": "2026-01-02T03:04:05Z", "until": "2126-01-02T03:04:05Z" }] }],
+    }});
+    api.patch_status("checkout", &PatchParams::default(), &Patch::Merge(&status)).await?;
+
+    let (exit, out, err) = fixture.fusebox(&["status"]).await;
+    assert_eq!(exit, Exit::Done, "{err}");
+    let row: Vec<&str> = out.lines().last().context("a row")?.split_whitespace().collect();
+    assert_eq!(row, [&fixture.namespace, "checkout", "checkout", "60/1m", "Replica", "7", "1", "True"], "{out}");
+    let (exit, out, err) = fixture.fusebox(&["status", "checkout"]).await;
+    assert_eq!(exit, Exit::Done, "{err}");
+    assert!(out.contains("RateLimit") && out.contains("client 2bd806c97f0e00af is blocked"), "{out}");
+    let (_, out, _) = fixture.fusebox(&["status", "-o", "json"]).await;
+    let list: Value = serde_json::from_str(&out)?;
+    assert_eq!(list["items"][0]["kind"], "RateLimit");
+    let (exit, _, err) = fixture.fusebox(&["limits"]).await;
+    assert!(exit == Exit::Failed && err.contains("kubectl get ratelimits"), "{err}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn status_watch_prints_again_when_a_status_changes() -> Result<()> {
     let fixture = Fixture::new().await?;
     fixture.policy("payments", &payments()).await?;

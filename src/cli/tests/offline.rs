@@ -63,7 +63,7 @@ async fn render_of_mistakes_prints_them_and_no_objects() {
 
 #[tokio::test]
 async fn every_command_has_help_with_examples() {
-    for command in ["run", "render", "check", "status", "trip", "release", "explain"] {
+    for command in ["run", "render", "check", "status", "trip", "release", "limits", "quota", "explain"] {
         let (exit, out, _) = fusebox(&[command, "--help"]).await;
         assert_eq!(exit, Exit::Done);
         assert!(out.contains(&format!("fusebox {command}")) && out.contains("Examples:"), "{out}");
@@ -77,12 +77,34 @@ async fn arguments_that_make_no_sense_are_usage_errors_that_name_them() {
         (&["trip", "payments", "--for", "5", "--reason", "x"], "30s, 1m30s"),
         (&["trip", "payments", "--for", "5m"], "--reason"),
         (&["explain", "deploy/web"], "write pod/NAME"),
+        (&["limits", "unblock", "checkout", "--key", "alice"], "--reason"),
+        (&["limits", "unblock", "checkout", "--reason", "x"], "--key"),
+        (&["limits", "unblock", "checkout", "--reason", "x", "--key", "a", "--digest", "b"], "cannot be used with"),
         (&["run", "-f", ".", "--listen", "8080", "--upstream", "a/b=c:1"], "--listen"),
         (&["run", "-f", ".", "--listen", "127.0.0.1:0", "--upstream", "payments"], "--upstream"),
     ] {
         let (exit, _, err) = fusebox(arguments).await;
         assert!(exit == Exit::Usage && err.contains(said), "{arguments:?}: {err}");
     }
+}
+
+#[tokio::test]
+async fn quota_makes_a_file_that_names_keys_by_their_digest_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys.txt");
+    std::fs::write(&keys, "# who may more\nalice=600/1m:100\n\nbob=60/1m\n").unwrap();
+    let (exit, out, err) = fusebox(&["quota", "--from-file", keys.to_str().unwrap()]).await;
+    assert_eq!(exit, Exit::Done, "{err}");
+    assert!(out.contains("2bd806c97f0e00af1a1fc3328fa763a9269723c8db8fac4f93af71db186d6e90"), "{out}");
+    assert!(out.contains("600") && out.contains("100") && !out.contains("alice"), "{out}");
+    let file = fusebox_policy::rate_limit::QuotaFile::parse(&out).unwrap();
+    assert_eq!(file.len(), 2);
+
+    std::fs::write(&keys, "alice=600/1m\nhunter2=much\n").unwrap();
+    let (exit, out, err) = fusebox(&["quota", "--from-file", keys.to_str().unwrap()]).await;
+    assert!(exit != Exit::Done && out.is_empty() && err.contains("line 2") && !err.contains("hunter2"), "{err}");
+    let (exit, _, err) = fusebox(&["quota", "alice=1/1m", "alice=2/1m"]).await;
+    assert!(exit != Exit::Done && err.contains("different rates"), "{err}");
 }
 
 #[tokio::test]
