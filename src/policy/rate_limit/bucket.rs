@@ -16,12 +16,14 @@ pub(super) struct Bucket {
     full_at: u64,
     /// When something was spent last.
     spent_at: u64,
-    /// All that was ever spent, in nanoseconds of filling; from a number of its own on, and wrapping.
-    spent: u64,
     interval: u64,
+    /// All that was ever spent, in requests; from a number of its own on, and wrapping.
+    spent: u32,
     burst: u32,
     /// What those weigh that wait. It is spent when each of them has its turn, and nobody else may have it until then.
     ahead: u32,
+    /// Where its holder lists it, which says nothing here: kept among the rest, it fills a gap that alignment leaves.
+    pub(super) position: u32,
     blocked_until: u64,
 }
 
@@ -33,15 +35,15 @@ pub(super) enum Spending {
         /// In nanoseconds of filling.
         weight: u64,
         /// [`Bucket::spent`] after it.
-        spent: u64,
+        spent: u32,
     },
     /// It waits, and weighs so much.
     Ahead(u32),
 }
 
-/// Added to what was spent where earlier spendings must not be given back any more. More than any bucket holds, and odd: no
-/// number of such changes makes an earlier spending look like a late one.
-const VOID: u64 = 0x1d8a_f066_8c1b_3a25;
+/// Added to what was spent where earlier spendings must not be given back any more. Far more than any bucket holds, and odd: it
+/// takes a great number of such changes to make an earlier spending look like a late one.
+const VOID: u32 = 0x1d8a_f067;
 
 /// Whether what a request weighs is spent where it passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,14 +56,15 @@ pub(super) enum Intent {
 impl Bucket {
     pub(super) fn full(rate: &Rate, now: u64) -> Self {
         // Different for each bucket that a key has in turn.
-        let spent = now.wrapping_mul(VOID);
+        #[allow(clippy::cast_possible_truncation, reason = "the two halves are folded")]
+        let spent = (now as u32 ^ (now >> 32) as u32).wrapping_mul(VOID);
         let (interval, burst) = (rate.interval_ns(), rate.burst());
-        Self { full_at: now, spent_at: now, spent, interval, burst, ahead: 0, blocked_until: 0 }
+        Self { full_at: now, spent_at: now, interval, spent, burst, ahead: 0, position: 0, blocked_until: 0 }
     }
 
     /// One that is full at `full_at`, but never emptier than empty.
     pub(super) fn full_at(rate: &Rate, full_at: u64, now: u64) -> Self {
-        let latest = now.saturating_add(in_ns(rate.fill()));
+        let latest = now.saturating_add(rate.fill_ns());
         Self { full_at: full_at.min(latest), ..Self::full(rate, now) }
     }
 
@@ -109,7 +112,7 @@ impl Bucket {
     pub(super) fn settle(&mut self, spending: Spending, now: u64) {
         if let Spending::Ahead(cost) = spending {
             self.ahead = self.ahead.saturating_sub(cost);
-            self.spend(self.interval.saturating_mul(cost.into()), now);
+            self.spend((cost, self.interval.saturating_mul(cost.into())), now);
         }
     }
 
@@ -143,8 +146,10 @@ impl Bucket {
         let since = self.spent.wrapping_sub(spent);
         if since == 0 {
             // The last one: it leaves no trace in what is said of those before it.
-            self.spent = self.spent.wrapping_sub(weight);
+            let cost = u32::try_from(weight.div_ceil(self.interval)).unwrap_or(u32::MAX);
+            self.spent = self.spent.wrapping_sub(cost);
         }
+        let since = self.interval.saturating_mul(since.into());
         let least = self.spent_at.saturating_add(since).min(self.full_at);
         self.full_at = self.full_at.saturating_sub(weight).max(least);
     }
@@ -154,7 +159,7 @@ impl Bucket {
         if (self.interval, self.burst) == (rate.interval_ns(), rate.burst()) {
             return;
         }
-        let (fill, new_fill) = (i128::from(self.interval) * i128::from(self.burst), i128::from(in_ns(rate.fill())));
+        let (fill, new_fill) = (i128::from(self.interval) * i128::from(self.burst), i128::from(rate.fill_ns()));
         let level = fill + i128::from(now) - i128::from(self.full_at);
         // Rounded down, so that no change of a rate adds to a bucket. It can't overflow: 2^64 times 31 days is under 2^117.
         let new_level = (level * i128::from(rate.interval_ns())).div_euclid(i128::from(self.interval)).min(new_fill);
@@ -173,7 +178,7 @@ impl Bucket {
     #[inline]
     pub(super) fn ask(&mut self, ask: &Ask, intent: Intent, now: u64) -> Verdict {
         self.adopt(&ask.rate, now);
-        let fill = in_ns(ask.rate.fill());
+        let fill = ask.rate.fill_ns();
         self.lapse(now);
         let weight = self.weight(ask);
         let full_then = self.full_then().max(now).saturating_add(weight);
@@ -181,7 +186,7 @@ impl Bucket {
         let passes = missing == 0 && !self.is_blocked(now);
         let outcome = if passes { Outcome::Allowed } else { self.beyond(ask, missing, now) };
         match outcome {
-            Outcome::Allowed if intent == Intent::Spend => self.spend(weight, now),
+            Outcome::Allowed if intent == Intent::Spend => self.spend((ask.cost, weight), now),
             Outcome::Delayed { .. } if intent == Intent::Spend => self.ahead = self.ahead.saturating_add(ask.cost),
             Outcome::Allowed | Outcome::Delayed { .. } | Outcome::Refused { .. } => {}
         }
@@ -199,7 +204,7 @@ impl Bucket {
     /// Decides on a request of one of many keys that share the bucket, whatever their rates: none of them gets more than its
     /// own rate, which may be slower, and all together no more than the bucket's. Nobody waits or is blocked for another's deeds.
     pub(super) fn ask_shared(&mut self, ask: &Ask, intent: Intent, now: u64) -> Verdict {
-        let depth = in_ns(ask.rate.fill()).min(self.interval * u64::from(self.burst));
+        let depth = ask.rate.fill_ns().min(self.interval * u64::from(self.burst));
         let full_then = self.full_at.max(now).saturating_add(self.weight(ask));
         let missing = full_then.saturating_sub(now.saturating_add(depth));
         if missing > 0 {
@@ -208,7 +213,8 @@ impl Bucket {
             return self.verdict(Outcome::Refused { refusal: Refusal::OverLimit, retry_after }, now);
         }
         if intent == Intent::Spend {
-            self.spend(self.weight(ask), now);
+            let weight = self.weight(ask);
+            self.spend((u32::try_from(weight.div_ceil(self.interval)).unwrap_or(u32::MAX), weight), now);
         }
         self.verdict(Outcome::Allowed, now)
     }
@@ -220,9 +226,9 @@ impl Bucket {
     }
 
     #[inline]
-    fn spend(&mut self, weight: u64, now: u64) {
+    fn spend(&mut self, (cost, weight): (u32, u64), now: u64) {
         self.full_at = self.full_at.max(now).saturating_add(weight);
-        (self.spent_at, self.spent) = (now, self.spent.wrapping_add(weight));
+        (self.spent_at, self.spent) = (now, self.spent.wrapping_add(cost));
     }
 
     /// What becomes of a request that `missing` nanoseconds of filling keep from passing.

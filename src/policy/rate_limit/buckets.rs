@@ -3,6 +3,7 @@
 //! It must not read a clock, and it must never forget a bucket that was spent from and is not full again: whoever could make
 //! it forget would be handed a fresh one. Shards keep threads apart; within one, a lock is held for some tens of nanoseconds.
 
+mod index;
 mod overflow;
 mod shard;
 
@@ -22,6 +23,8 @@ pub const MAX_TRACKED_KEYS: usize = 1_000_000;
 
 /// The most shards; each is a lock of its own.
 const MAX_SHARDS: usize = 16;
+
+const _: () = assert!(MAX_TRACKED_KEYS / MAX_SHARDS < index::MAX_SLOTS, "a shard can't number its places");
 
 /// A shard has at least so many places: fewer would fill too unevenly.
 const LEAST_PLACES: usize = 4_096;
@@ -68,7 +71,8 @@ impl Buckets {
     #[must_use]
     pub fn new(rate: Rate, max_tracked_keys: usize, seed: u64, now: Instant) -> Self {
         let places = max_tracked_keys.clamp(1, MAX_TRACKED_KEYS);
-        let shards = (places / LEAST_PLACES).clamp(1, MAX_SHARDS);
+        // A power of two, of which a mask chooses.
+        let shards = 1 << (places / LEAST_PLACES).clamp(1, MAX_SHARDS).ilog2();
         let places_of = |shard: usize| places / shards + usize::from(shard < places % shards);
         let seeds = Seeds::new(seed);
         Self {
@@ -92,6 +96,7 @@ impl Buckets {
 
     /// Undoes a reservation of this table: exactly where nothing was spent from the bucket since, else as far as it is certain.
     /// Giving back can refuse too much for a moment, never allow too much.
+    #[allow(clippy::needless_pass_by_value, reason = "what is used up must not be used again")]
     pub fn give_back(&self, reservation: Reservation) {
         let Reservation { key, spending, source } = reservation;
         match source {
@@ -104,6 +109,7 @@ impl Buckets {
     }
 
     /// Spends what one that waited had reserved: its turn has come. Nothing is left to do for a reservation of one that passed at once.
+    #[allow(clippy::needless_pass_by_value, reason = "what is used up must not be used again")]
     pub fn settle(&self, reservation: Reservation, now: Instant) {
         let Reservation { key, spending, source } = reservation;
         if source == Source::Own {
@@ -222,9 +228,9 @@ impl Buckets {
 
     /// The middle bits choose the shard: the others choose the place in it.
     #[inline]
-    #[allow(clippy::cast_possible_truncation, reason = "16 bits")]
+    #[allow(clippy::cast_possible_truncation, reason = "only the bits of the mask count")]
     fn shard(&self, hash: u64) -> &Mutex<Shard> {
-        &self.shards[(hash >> 32 & 0xffff) as usize % self.shards.len()].0
+        &self.shards[(hash >> 32) as usize & (self.shards.len() - 1)].0
     }
 }
 

@@ -130,7 +130,12 @@ impl Rate {
     /// How long an empty bucket takes to fill.
     #[must_use]
     pub const fn fill(&self) -> Duration {
-        Duration::from_nanos(self.interval * self.burst as u64)
+        Duration::from_nanos(self.fill_ns())
+    }
+
+    /// [`Rate::fill`] in nanoseconds.
+    pub(super) const fn fill_ns(&self) -> u64 {
+        self.interval * self.burst as u64
     }
 
     /// [`Rate::interval`] in nanoseconds.

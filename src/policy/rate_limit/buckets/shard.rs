@@ -3,12 +3,11 @@
 //! It must not decide on requests. The heap is put right only where something depends on it: a bucket that was spent from is
 //! full later than the heap says, which is noticed when its turn to be forgotten comes. So spending costs nothing here.
 
-use hashbrown::HashTable;
-
 use super::super::bucket::{Bucket, Spending};
 use super::super::digest::{KeyId, KeyPrefix};
 use super::super::rate::Rate;
 use super::Seeds;
+use super::index::Index;
 
 /// The fewest places that memory is taken for.
 const LEAST_CAPACITY: usize = 16;
@@ -23,30 +22,37 @@ pub(super) struct Shard {
     latest: u64,
     /// No key of it is blocked after this.
     latest_block: u64,
-    /// How many places it has, at most 2^32.
+    /// How many places it has, at most [`super::index::MAX_SLOTS`].
     most: usize,
     seeds: Seeds,
     /// Numbers of slots by key.
-    index: HashTable<u32>,
+    index: Index,
     slots: Vec<Slot>,
-    /// Numbers of slots, a binary heap by [`Slot::listed`], the least first.
-    heap: Vec<u32>,
+    /// A binary heap by [`Listed::at`], the least first.
+    heap: Vec<Listed>,
 }
 
-/// One bucket of one key.
+/// One bucket of one key: one cache line, all that a decision touches.
 #[derive(Debug)]
+#[repr(align(64))]
 struct Slot {
     key: KeyId,
     bucket: Bucket,
-    /// When the bucket is settled at the earliest.
-    listed: u64,
-    /// Where in the heap it stands.
-    position: u32,
+}
+
+const _: () = assert!(size_of::<Slot>() == 64, "a bucket is wider than a cache line");
+
+/// A slot in the heap.
+#[derive(Clone, Copy, Debug)]
+struct Listed {
+    /// When its bucket is settled at the earliest.
+    at: u64,
+    slot: u32,
 }
 
 impl Shard {
     pub(super) fn new(most: usize, seeds: Seeds) -> Self {
-        let (index, slots, heap) = (HashTable::new(), Vec::new(), Vec::new());
+        let (index, slots, heap) = (Index::default(), Vec::new(), Vec::new());
         Self { latest: 0, latest_block: 0, most, seeds, index, slots, heap }
     }
 
@@ -62,9 +68,7 @@ impl Shard {
     }
 
     pub(super) fn memory(&self) -> usize {
-        self.slots.capacity() * size_of::<Slot>()
-            + self.heap.capacity() * size_of::<u32>()
-            + self.index.allocation_size()
+        self.slots.capacity() * size_of::<Slot>() + self.heap.capacity() * size_of::<Listed>() + self.index.memory()
     }
 
     pub(super) fn get(&self, key: Hashed) -> Option<&Bucket> {
@@ -143,13 +147,13 @@ impl Shard {
             self.slots.shrink_to(least);
             self.heap.shrink_to(least);
             let (slots, seeds) = (&self.slots, self.seeds);
-            self.index.shrink_to(least, |slot| seeds.hash(slots[*slot as usize].key));
+            self.index.shrink_to(least, |slot| seeds.hash(slots[slot].key));
         }
     }
 
     #[inline]
     fn find(&self, (key, hash): Hashed) -> Option<usize> {
-        self.index.find(hash, |slot| self.slots[*slot as usize].key == key).map(|slot| *slot as usize)
+        self.index.find(hash, |slot| self.slots[slot].key == key)
     }
 
     #[cold]
@@ -167,21 +171,20 @@ impl Shard {
     /// this loop costs in all.
     fn settled(&mut self, now: u64) -> Option<usize> {
         loop {
-            let first = *self.heap.first()? as usize;
-            let slot = &mut self.slots[first];
-            if slot.listed > now {
+            let Listed { at, slot } = *self.heap.first()?;
+            if at > now {
                 return None;
             }
-            let settled_at = slot.bucket.settled_at();
-            if settled_at <= slot.listed {
-                return Some(first);
+            let settled_at = self.slots[slot as usize].bucket.settled_at();
+            if settled_at <= at {
+                return Some(slot as usize);
             }
-            slot.listed = settled_at;
+            self.heap[0].at = settled_at;
             self.sift_down(0);
         }
     }
 
-    fn insert(&mut self, (key, hash): Hashed, bucket: Bucket) -> usize {
+    fn insert(&mut self, (key, hash): Hashed, mut bucket: Bucket) -> usize {
         let slot = self.slots.len();
         if slot == self.slots.capacity() {
             let more = slot.max(LEAST_CAPACITY).min(self.most - slot);
@@ -189,38 +192,30 @@ impl Shard {
             self.heap.reserve_exact(more);
         }
         let number = number(slot);
-        self.slots.push(Slot { key, bucket, listed: bucket.settled_at(), position: number });
-        self.heap.push(number);
+        bucket.position = number;
+        self.heap.push(Listed { at: bucket.settled_at(), slot: number });
+        self.slots.push(Slot { key, bucket });
         let (slots, seeds) = (&self.slots, self.seeds);
-        self.index.insert_unique(hash, number, |slot| seeds.hash(slots[*slot as usize].key));
+        self.index.insert(hash, slot, |slot| seeds.hash(slots[slot].key));
         self.sift_up(slot);
         slot
     }
 
     fn remove(&mut self, slot: usize) {
         self.unlist(slot);
-        self.unindex(slot, None);
+        let (slots, seeds) = (&self.slots, self.seeds);
+        let hash_of = |slot: usize| seeds.hash(slots[slot].key);
+        self.index.remove(hash_of(slot), slot, hash_of);
         let last = self.slots.len() - 1;
         if slot != last {
-            self.unindex(last, Some(number(slot)));
-            self.heap[self.slots[last].position as usize] = number(slot);
+            self.index.rename(hash_of(last), (last, slot));
+            self.heap[self.slots[last].bucket.position as usize].slot = number(slot);
         }
         self.slots.swap_remove(slot);
     }
 
-    /// Takes a slot's number out of the index, or puts another in its place.
-    fn unindex(&mut self, slot: usize, other: Option<u32>) {
-        let (hash, wanted) = (self.seeds.hash(self.slots[slot].key), number(slot));
-        if let Ok(entry) = self.index.find_entry(hash, |slot| *slot == wanted) {
-            match other {
-                Some(other) => *entry.into_mut() = other,
-                None => drop(entry.remove()),
-            }
-        }
-    }
-
     fn unlist(&mut self, slot: usize) {
-        let position = self.slots[slot].position as usize;
+        let position = self.slots[slot].bucket.position as usize;
         let last = self.heap.len() - 1;
         self.swap(position, last);
         self.heap.pop();
@@ -231,24 +226,19 @@ impl Shard {
     }
 
     fn lower_slot(&mut self, slot: usize, change: impl FnOnce(&mut Bucket)) {
-        let Slot { bucket, listed, position, .. } = &mut self.slots[slot];
+        let bucket = &mut self.slots[slot].bucket;
         change(bucket);
-        let settled_at = bucket.settled_at();
-        if settled_at < *listed {
-            *listed = settled_at;
-            let position = *position as usize;
+        let (settled_at, position) = (bucket.settled_at(), bucket.position as usize);
+        if settled_at < self.heap[position].at {
+            self.heap[position].at = settled_at;
             self.sift_up(position);
         }
-    }
-
-    fn listed(&self, position: usize) -> u64 {
-        self.slots[self.heap[position] as usize].listed
     }
 
     fn sift_up(&mut self, mut position: usize) {
         while position > 0 {
             let parent = (position - 1) / 2;
-            if self.listed(parent) <= self.listed(position) {
+            if self.heap[parent].at <= self.heap[position].at {
                 return;
             }
             self.swap(parent, position);
@@ -262,9 +252,9 @@ impl Shard {
             if left >= self.heap.len() {
                 return;
             }
-            let lesser = right < self.heap.len() && self.listed(right) < self.listed(left);
+            let lesser = right < self.heap.len() && self.heap[right].at < self.heap[left].at;
             let child = if lesser { right } else { left };
-            if self.listed(position) <= self.listed(child) {
+            if self.heap[position].at <= self.heap[child].at {
                 return;
             }
             self.swap(position, child);
@@ -275,7 +265,7 @@ impl Shard {
     fn swap(&mut self, one: usize, other: usize) {
         self.heap.swap(one, other);
         for position in [one, other] {
-            self.slots[self.heap[position] as usize].position = number(position);
+            self.slots[self.heap[position].slot as usize].bucket.position = number(position);
         }
     }
 }

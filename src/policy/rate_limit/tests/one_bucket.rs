@@ -144,7 +144,7 @@ fn one_that_waited_and_was_forgotten_does_not_hold_up_others_for_ever() {
     let (rate, buckets) = (per_second(1, 1), table(per_second(1, 1), 10));
     let ask = Ask { exceed: Exceed::Delay(Duration::from_secs(5)), ..Ask::new(rate, 1) };
     for _ in 0..3 {
-        drop(buckets.reserve(key(1), &ask, at(0)));
+        let _ = buckets.reserve(key(1), &ask, at(0));
     }
     assert!(!passes(&buckets, 1, rate, 2 * SECOND));
     assert!(passes(&buckets, 1, rate, 3 * SECOND));

@@ -301,7 +301,7 @@ proptest! {
             now = until;
             queue.arrive(priority.min(9), now);
         }
-        prop_assert!(queue.waiting.len() > 0 || queue.waiting.next_due().is_none());
+        prop_assert!(!queue.waiting.is_empty() || queue.waiting.next_due().is_none());
         for (first, begin) in queue.all.iter().enumerate() {
             for (more, end) in queue.all[first..].iter().enumerate() {
                 prop_assert!(more as u64 <= (end - begin) / SECOND + 1, "{more} after {begin} until {end}: {:?}", queue.all);
