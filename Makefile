@@ -25,7 +25,7 @@ CARGO_DENY := $(CACHE)/tools/bin/cargo-deny
 ##@ Try it
 
 .PHONY: demo
-demo: ## A breaker from kubectl apply to Open and back, on a real API server
+demo: ## A breaker from kubectl apply to Open and back, and a client limited and let go, on a real API server
 	$(BUILD) --bins
 	$(DEBUG)/demo
 

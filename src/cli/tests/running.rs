@@ -129,3 +129,35 @@ async fn run_takes_several_upstreams_of_a_service_for_its_endpoints_and_leaves_t
     assert_eq!(running.await??, Exit::Done);
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_limits_clients_with_quotas_from_a_config_map_among_its_files() -> Result<()> {
+    let upstream = FlakyUpstream::start().await?;
+    let target = format!("shop/payments={}", upstream.address());
+    let mut words = vec!["fusebox", "run", "-f", "tests/data/limits.yaml", "--listen", "127.0.0.1:0"];
+    words.extend(["--admin", "127.0.0.1:0", "--upstream", &target]);
+    let Command::Run(arguments) = Arguments::try_parse_from(words)?.command else { unreachable!("run was asked for") };
+    let (mut terminal, out, err) = terminal();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = tokio::spawn(async move {
+        let stopped = async { drop(stopped.await) };
+        run::serve(&arguments, stopped, &mut terminal).await
+    });
+
+    let client = Client::new(address(&out, "outbound").await?);
+    printed(&out, "applies shop/per-tenant on shop/payments:80 (mode Enforce, limits per-tenant)").await?;
+    let passed = async |tenant: &str| -> Result<usize> {
+        let mut passed = 0;
+        for _ in 0..6 {
+            passed += usize::from(client.get_with("/", &[("x-tenant", tenant)]).await?.status == StatusCode::OK);
+        }
+        Ok(passed)
+    };
+    assert_eq!((passed("alice").await?, passed("bob").await?), (4, 2), "alice has a quota of her own");
+    let refused = client.get_with("/", &[("x-tenant", "bob")]).await?;
+    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(err.text(), "");
+    let _ = stop.send(());
+    assert_eq!(running.await??, Exit::Done);
+    Ok(())
+}
