@@ -266,6 +266,13 @@ hostile: ## Hostile input mixed with good traffic for five minutes (HOSTILE_SECO
 	$(RELEASE_BUILD) --bin hostile --bin fusebox-proxy
 	$(RELEASE)/hostile $(HOSTILE_SECONDS)
 
+FLOOD ?= 10 1000000
+
+.PHONY: flood
+flood: ## Ten million clients that come once each beside one that keeps to its quota (FLOOD="parts keys"), with release builds
+	$(RELEASE_BUILD) --bin flood --bin fusebox-proxy
+	$(RELEASE)/flood $(FLOOD)
+
 ##@ Measure
 
 # Release builds of the proxy and of the load; the other proxies come from PyPI and Debian, unpacked into the cache, not installed.

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
 use crate::programs::Programs;
@@ -23,7 +23,7 @@ pub(crate) enum Contender {
     Haproxy,
 }
 
-/// Our own proxy, with one thing changed.
+/// A proxy with one thing changed; ours, where nothing else is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Variant {
     /// As it is compared with the others.
@@ -35,6 +35,8 @@ pub(crate) enum Variant {
     SampledAccessLog,
     /// With as many breakers as a configuration may have.
     ManyBreakers,
+    /// With a limit for each client in front, which never refuses; of any proxy in [`Contender::LIMITED`].
+    RateLimit,
 }
 
 /// Where one proxy runs.
@@ -49,11 +51,18 @@ pub(crate) struct Site {
 
 /// The most routes that our proxy's configuration may have.
 pub(crate) const MANY_BREAKERS: usize = 10_000;
+/// What is added to our configuration for a limit, and what replaces those of others; HTTP/1.1 only.
+const FUSEBOX_LIMIT: &str = "fusebox-limit.yaml";
+const ENVOY_LIMIT: &str = "envoy-http1-limit.yaml";
+const NGINX_LIMIT: &str = "nginx-http1-limit.conf";
 /// The option that turns our proxy's access log on.
 pub(crate) const ACCESS_LOG: &str = "--access-log";
 
 impl Contender {
     pub(crate) const ALL: [Self; 4] = [Self::Fusebox, Self::Envoy, Self::Nginx, Self::Haproxy];
+
+    /// Those that are measured with a limit.
+    pub(crate) const LIMITED: [Self; 3] = [Self::Fusebox, Self::Envoy, Self::Nginx];
 
     /// As tables and progress say it.
     pub(crate) fn label(self) -> &'static str {
@@ -73,10 +82,15 @@ impl Contender {
         site: &Site,
         programs: &Programs,
     ) -> Result<Command> {
-        let template = programs.configurations.join(self.template(protocol));
-        let mut text = read(&template)?;
-        if variant == Variant::ManyBreakers {
-            text.push_str(&other_breakers(&read(&programs.configurations.join("fusebox-other-breaker.yaml"))?));
+        let committed = |name: &str| read(&programs.configurations.join(name));
+        let mut text = committed(self.template(protocol))?;
+        match (variant, self) {
+            (Variant::ManyBreakers, _) => text.push_str(&other_breakers(&committed("fusebox-other-breaker.yaml")?)),
+            (Variant::RateLimit, Self::Fusebox) => text.push_str(&committed(FUSEBOX_LIMIT)?),
+            (Variant::RateLimit, Self::Envoy) => text = committed(ENVOY_LIMIT)?,
+            (Variant::RateLimit, Self::Nginx) => text = committed(NGINX_LIMIT)?,
+            (Variant::RateLimit, Self::Haproxy) => bail!("there is no HAProxy with a limit"),
+            (Variant::Plain | Variant::AccessLog | Variant::SampledAccessLog, _) => {}
         }
         let configuration = site.folder.join(self.template(protocol));
         fs::write(&configuration, site.fill(&text))
@@ -130,13 +144,14 @@ impl Variant {
             Self::AccessLog => "access log of every request",
             Self::SampledAccessLog => "access log of every tenth request",
             Self::ManyBreakers => "10,000 breakers",
+            Self::RateLimit => "a limit for each client",
         }
     }
 
     /// Which requests are logged.
     pub(crate) fn logged(self) -> Option<&'static str> {
         match self {
-            Self::Plain | Self::ManyBreakers => None,
+            Self::Plain | Self::ManyBreakers | Self::RateLimit => None,
             Self::AccessLog => Some("all"),
             Self::SampledAccessLog => Some("sampled:10"),
         }
@@ -192,6 +207,15 @@ mod tests {
                 assert!(left.is_empty(), "{contender:?}: {left:?}");
                 assert!(text.contains("${UPSTREAM_PORT}"), "{contender:?}");
             }
+        }
+    }
+
+    #[test]
+    fn every_configuration_with_a_limit_has_the_same_limit_and_all_its_places_filled() {
+        for name in [FUSEBOX_LIMIT, ENVOY_LIMIT, NGINX_LIMIT] {
+            let text = read(&configurations().join(name)).unwrap();
+            assert!(!site().fill(&text).contains("${"), "{name}");
+            assert!(text.contains("1000000"), "{name}");
         }
     }
 

@@ -49,16 +49,26 @@ pub(crate) struct Latencies {
     pub(crate) p999_us: f64,
 }
 
-/// A variant of our proxy against the plain one: CPU per request of neighbouring turns, as a ratio.
+/// A variant of a proxy against the plain one: CPU per request of neighbouring turns, as a ratio.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Comparison {
+    pub(crate) contender: Contender,
     #[serde(serialize_with = "label")]
     pub(crate) variant: Variant,
     pub(crate) cpu_ratios: Vec<f64>,
+    /// CPU seconds per 100,000 requests of the variant, turn by turn.
+    pub(crate) cpu_seconds_per_100k: Vec<f64>,
     /// Requests that the variant answered while it was measured.
     pub(crate) answered: f64,
     /// Lines it printed in all its life: an access log that drops lines would look cheap.
     pub(crate) lines: usize,
+}
+
+impl Comparison {
+    /// Whether both compare the same.
+    pub(crate) fn is_of(&self, other: &Self) -> bool {
+        (self.contender, self.variant) == (other.contender, other.variant)
+    }
 }
 
 /// One column of [`Figures`].

@@ -113,8 +113,11 @@ fn run_round(laboratory: &mut Laboratory, selection: &Selection, round: usize, r
         (selection.access_log, Variant::SampledAccessLog),
         (selection.breakers, Variant::ManyBreakers),
     ];
-    for (_, variant) in wanted.into_iter().filter(|(wanted, _)| *wanted) {
-        let comparison = laboratory.compare(variant)?;
+    let ours = wanted.into_iter().filter(|(wanted, _)| *wanted).map(|(_, variant)| (Contender::Fusebox, variant));
+    let limited = order.iter().filter(|contender| selection.limit && Contender::LIMITED.contains(contender));
+    let limited = limited.map(|contender| (*contender, Variant::RateLimit));
+    for (contender, variant) in ours.chain(limited) {
+        let comparison = laboratory.compare(contender, variant)?;
         println!("  {}", report::comparison_line(&comparison));
         add(&mut report.comparisons, comparison);
     }
@@ -123,9 +126,10 @@ fn run_round(laboratory: &mut Laboratory, selection: &Selection, round: usize, r
 
 /// Rounds of one comparison become one.
 fn add(comparisons: &mut Vec<Comparison>, fresh: Comparison) {
-    match comparisons.iter_mut().find(|known| known.variant == fresh.variant) {
+    match comparisons.iter_mut().find(|known| known.is_of(&fresh)) {
         Some(known) => {
             known.cpu_ratios.extend(fresh.cpu_ratios);
+            known.cpu_seconds_per_100k.extend(fresh.cpu_seconds_per_100k);
             known.answered += fresh.answered;
             known.lines += fresh.lines;
         }

@@ -72,22 +72,23 @@ impl Laboratory {
         self.latencies(upstream, protocol).context("the run without a proxy failed")
     }
 
-    /// `variant` beside the plain proxy, turn by turn in alternating order.
-    pub(crate) fn compare(&mut self, variant: Variant) -> Result<Comparison> {
-        let plain = self.start(Contender::Fusebox, Protocol::Http1, Variant::Plain)?;
-        let changed = self.start(Contender::Fusebox, Protocol::Http1, variant)?;
-        let (mut cpu_ratios, mut answered) = (Vec::new(), 0.0);
+    /// `variant` beside the plain proxy of the same make, turn by turn in alternating order.
+    pub(crate) fn compare(&mut self, contender: Contender, variant: Variant) -> Result<Comparison> {
+        let plain = self.start(contender, Protocol::Http1, Variant::Plain)?;
+        let changed = self.start(contender, Protocol::Http1, variant)?;
+        let (mut cpu_ratios, mut cpu_seconds_per_100k, mut answered) = (Vec::new(), Vec::new(), 0.0);
         for turn in 0..self.pacing.turns {
             let (first, second) = if turn % 2 == 0 { (&plain, &changed) } else { (&changed, &plain) };
             let costs = self.turn(first).and_then(|first| Ok((first, self.turn(second)?)));
-            let costs = costs.with_context(|| explain(Contender::Fusebox, Protocol::Http1, &changed.process))?;
+            let costs = costs.with_context(|| explain(contender, Protocol::Http1, &changed.process))?;
             let (plain, changed) = if turn % 2 == 0 { costs } else { (costs.1, costs.0) };
             cpu_ratios.push(changed.cpu_per_100k() / plain.cpu_per_100k());
+            cpu_seconds_per_100k.push(changed.cpu_per_100k());
             answered += changed.answered;
         }
         plain.end(&mut self.engine)?;
         let lines = changed.end(&mut self.engine)?;
-        Ok(Comparison { variant, cpu_ratios, answered, lines })
+        Ok(Comparison { contender, variant, cpu_ratios, cpu_seconds_per_100k, answered, lines })
     }
 
     fn start(&mut self, contender: Contender, protocol: Protocol, variant: Variant) -> Result<Guest> {

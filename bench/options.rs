@@ -23,7 +23,10 @@ const EXAMPLES: &str = "Examples:
     make bench ARGS='--only fusebox,haproxy,http1 --rounds 5 --json /tmp/bench.json'
 
   What the access log costs, and 10,000 breakers:
-    make bench ARGS='--only access-log,breakers'";
+    make bench ARGS='--only access-log,breakers'
+
+  What a limit for each client costs, in ours, in Envoy and in nginx:
+    make bench ARGS='--only limit'";
 
 /// Measures Fusebox's proxy beside Envoy, nginx and HAProxy.
 #[derive(Debug, Parser)]
@@ -77,6 +80,8 @@ pub(crate) enum Only {
     AccessLog,
     /// Our proxy with 10,000 breakers, against one.
     Breakers,
+    /// Ours, Envoy and nginx with a limit for each client, against none.
+    Limit,
 }
 
 /// What is to be measured, after `--only`.
@@ -86,6 +91,7 @@ pub(crate) struct Selection {
     pub(crate) protocols: Vec<Protocol>,
     pub(crate) access_log: bool,
     pub(crate) breakers: bool,
+    pub(crate) limit: bool,
 }
 
 impl Selection {
@@ -99,13 +105,15 @@ impl Selection {
         protocols.sort();
         protocols.dedup();
         let (access_log, breakers) = (only.contains(&Only::AccessLog), only.contains(&Only::Breakers));
-        let any_scenario = access_log || breakers || !protocols.is_empty();
+        let limit = only.contains(&Only::Limit);
+        let any_scenario = access_log || breakers || limit || !protocols.is_empty();
         let ours = contenders.is_empty() || contenders.contains(&Contender::Fusebox);
         Self {
             contenders: if contenders.is_empty() { Contender::ALL.to_vec() } else { contenders },
             protocols: if any_scenario { protocols } else { Protocol::ALL.to_vec() },
             access_log: ours && (access_log || !any_scenario),
             breakers: ours && (breakers || !any_scenario),
+            limit: limit || !any_scenario,
         }
     }
 
@@ -122,7 +130,7 @@ impl Only {
             Self::Envoy => Some(Contender::Envoy),
             Self::Nginx => Some(Contender::Nginx),
             Self::Haproxy => Some(Contender::Haproxy),
-            Self::Http1 | Self::Grpc | Self::AccessLog | Self::Breakers => None,
+            Self::Http1 | Self::Grpc | Self::AccessLog | Self::Breakers | Self::Limit => None,
         }
     }
 
@@ -151,7 +159,7 @@ mod tests {
     fn nothing_named_is_everything() {
         let all = Selection::of(&[]);
         assert_eq!((all.contenders.len(), all.protocols.len()), (4, 2));
-        assert!(all.access_log && all.breakers && all.is_everything());
+        assert!(all.access_log && all.breakers && all.limit && all.is_everything());
     }
 
     #[test]

@@ -137,14 +137,21 @@ impl Report {
     }
 
     fn comparison_table(&self) -> String {
-        let heads = ["CPU per request, times the plain proxy's", "turns", "requests", "lines printed"];
-        let mut text = row("Fusebox, HTTP/1.1", heads.iter().map(|&head| head.to_owned()));
-        text.push_str("|---|---|---|---|---|\n");
+        let heads = [
+            "CPU per request, times the plain proxy's",
+            "CPU seconds per 100k requests",
+            "turns",
+            "requests",
+            "lines printed",
+        ];
+        let mut text = row("HTTP/1.1", heads.iter().map(|&head| head.to_owned()));
+        text.push_str("|---|---|---|---|---|---|\n");
         for comparison in &self.comparisons {
             let ratio = Summary::of(&comparison.cpu_ratios).map_or_else(String::new, |ratio| cell(&ratio, 3));
             let (turns, answered) = (comparison.cpu_ratios.len().to_string(), number(comparison.answered, 0));
-            let cells = [ratio, turns, answered, number(comparison.lines as f64, 0)];
-            text.push_str(&row(comparison.variant.label(), cells.into_iter()));
+            let seconds = Summary::of(&comparison.cpu_seconds_per_100k).map_or_else(String::new, |cpu| cell(&cpu, 2));
+            let cells = [ratio, seconds, turns, answered, number(comparison.lines as f64, 0)];
+            text.push_str(&row(&comparison_label(comparison), cells.into_iter()));
         }
         text
     }
@@ -174,11 +181,15 @@ pub(crate) fn progress(sample: &Sample) -> String {
 pub(crate) fn comparison_line(comparison: &Comparison) -> String {
     let ratio = Summary::of(&comparison.cpu_ratios).map_or_else(String::new, |ratio| cell(&ratio, 3));
     format!(
-        "Fusebox with {}: CPU per request {ratio} times the plain proxy's; {} requests, {} lines",
-        comparison.variant.label(),
+        "{}: CPU per request {ratio} times the plain proxy's; {} requests, {} lines",
+        comparison_label(comparison),
         number(comparison.answered, 0),
         number(comparison.lines as f64, 0),
     )
+}
+
+fn comparison_label(comparison: &Comparison) -> String {
+    format!("{}: {}", comparison.contender.label(), comparison.variant.label())
 }
 
 fn row(label: &str, cells: impl Iterator<Item = String>) -> String {
@@ -227,8 +238,10 @@ mod tests {
         let latencies = Latencies { p50_us: 20.0, p99_us: 30.0, p999_us: 40.0 };
         report.direct = vec![Direct { round: 1, protocol: Protocol::Http1, latencies }];
         report.comparisons = vec![Comparison {
+            contender: Contender::Fusebox,
             variant: Variant::AccessLog,
             cpu_ratios: vec![1.01, 1.02, 1.03],
+            cpu_seconds_per_100k: vec![2.5, 2.6, 2.4],
             answered: 9_000.0,
             lines: 9_003,
         }];
@@ -242,7 +255,9 @@ mod tests {
         assert!(tables.contains("| CPU per request, times ours | 1.00 (1.00–1.00) | 1.98 ("), "{tables}");
         assert!(tables.contains("Without a proxy: p50 20 (20–20) µs, p99 30 (30–30) µs, p99.9"), "{tables}");
         assert!(
-            tables.contains("| access log of every request | 1.020 (1.010–1.030) | 3 | 9,000 | 9,003 |"),
+            tables.contains(
+                "| Fusebox: access log of every request | 1.020 (1.010–1.030) | 2.50 (2.40–2.60) | 3 | 9,000 | 9,003 |"
+            ),
             "{tables}"
         );
     }
