@@ -11,8 +11,7 @@ use kube::Client;
 use serde_json::Value;
 
 // As kubectl sends it, strictly, without leaving anything behind.
-const URL: &str =
-    "/apis/fusebox.dev/v1alpha1/namespaces/default/circuitbreakerpolicies?dryRun=All&fieldValidation=Strict";
+const QUERY: &str = "dryRun=All&fieldValidation=Strict";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_api_server_gives_every_case_the_verdict_and_field_that_check_gives() -> Result<()> {
@@ -30,7 +29,8 @@ async fn the_api_server_gives_every_case_the_verdict_and_field_that_check_gives(
 }
 
 async fn judge(client: &Client, case: &Case) -> Result<()> {
-    let request = Request::post(URL).header("content-type", "application/yaml").body(case.manifest().into_bytes())?;
+    let url = format!("/apis/fusebox.dev/v1alpha1/namespaces/default/{}?{QUERY}", case.kind.plural());
+    let request = Request::post(url).header("content-type", "application/yaml").body(case.manifest().into_bytes())?;
     let answer = client.request::<Value>(request).await;
     match (answer, case.refused_by_api_server()) {
         (Ok(_), false) => Ok(()),

@@ -10,6 +10,7 @@ use fusebox_api::RateLimitSpec;
 use fusebox_api::common::Side;
 use fusebox_api::rate_limit::{self as api, ExceedAction, RedisAddress};
 use fusebox_policy::config::{self, RedisStore, RedisTopology, Reference, ReferenceKind, TargetId};
+use fusebox_policy::rate_limit::Settings;
 
 use crate::common_config::{mode, request_match, side};
 use crate::plan::{LimitName, LimitPart, Refusal};
@@ -51,7 +52,9 @@ pub(crate) fn limits(source: &RateLimit, known: &BTreeMap<Reference, ReferenceSt
     let limits = spec.limits.iter().enumerate();
     let limits = limits.map(|(index, limit)| limit_of(namespace, &format!("spec.limits[{index}]"), limit));
     let store = spec.store.as_ref().map(|store| store_of(source, &store.redis, known)).transpose()?;
-    Ok(Limits { limits: limits.collect::<Result<_, _>>()?, store })
+    let limits = Limits { limits: limits.collect::<Result<_, _>>()?, store };
+    check_settings(&limits, source)?;
+    Ok(limits)
 }
 
 /// Every value that a policy names, with what is known of it. A username that is not there is none that is missing.
@@ -85,12 +88,18 @@ impl Limits {
         if namespace != source.id.namespace {
             limits.iter_mut().for_each(|limit| limit.quotas = None);
         }
-        Some(config::RateLimit {
+        Some(config::RateLimit { limits, ..self.everywhere(source, target, mode(spec.mode)?) })
+    }
+
+    /// What stands in front of a target for sidecars of the policy's own namespace.
+    fn everywhere(&self, source: &RateLimit, target: &TargetId, mode: config::Mode) -> config::RateLimit {
+        let spec = &source.spec;
+        config::RateLimit {
             policy: source.id.clone(),
             target: target.clone(),
             side: side(spec.side),
-            mode: mode(spec.mode)?,
-            limits,
+            mode,
+            limits: self.limits.clone(),
             store: self.store.clone(),
             on_store_failure: match spec.on_store_failure {
                 api::OnStoreFailure::LocalEstimate => config::StoreFailure::LocalEstimate,
@@ -108,13 +117,17 @@ impl Limits {
                 api::ShowKeys::Redacted => config::ShowKeys::Redacted,
             },
             max_tracked_keys: spec.max_tracked_keys,
-        })
+        }
     }
 
     /// What a plan says of the limits.
     pub(crate) fn part(&self, spec: &RateLimitSpec) -> LimitPart {
         let names = self.limits.iter().flat_map(|limit| {
-            limit.rules.iter().map(|rule| LimitName { limit: limit.name.clone(), rule: rule.name.clone() })
+            let scope = match limit.scope {
+                config::LimitScope::Replica => api::LimitScope::Replica,
+                config::LimitScope::Shared => api::LimitScope::Shared,
+            };
+            limit.rules.iter().map(move |rule| LimitName { limit: limit.name.clone(), rule: rule.name.clone(), scope })
         });
         LimitPart { names: names.collect(), rate: rate_words(spec), scopes: scopes(spec) }
     }
@@ -134,6 +147,30 @@ fn check_scopes(spec: &RateLimitSpec) -> Result<(), Refusal> {
         return Err(invalid("spec.store", problem));
     }
     Ok(())
+}
+
+/// What the engine itself would refuse.
+fn check_settings(limits: &Limits, source: &RateLimit) -> Result<(), Refusal> {
+    let (kind, namespace, name) = ("Service".to_owned(), source.id.namespace.clone(), String::new());
+    let target = TargetId { kind, namespace, name, section: String::new() };
+    let Err(error) = Settings::try_from(&limits.everywhere(source, &target, config::Mode::Enforce)) else {
+        return Ok(());
+    };
+    Err(invalid(&format!("spec.{}", counted(error.field(), &limits.limits)), &error.to_string()))
+}
+
+/// The engine names limits and rules, and a path in a manifest counts them.
+fn counted(field: &str, limits: &[config::Limit]) -> String {
+    let place = |(index, limit): (usize, &config::Limit)| {
+        let rest = field.strip_prefix(&format!("limits[{}]", limit.name))?;
+        let rules = limit.rules.iter().enumerate();
+        let below = rules.filter(|(_, rule)| !rule.name.is_empty()).find_map(|(index, rule)| {
+            let rest = rest.strip_prefix(&format!(".rules[{}]", rule.name))?;
+            Some(format!(".rules[{index}]{rest}"))
+        });
+        Some(format!("limits[{index}]{}", below.unwrap_or_else(|| rest.to_owned())))
+    };
+    limits.iter().enumerate().find_map(place).unwrap_or_else(|| field.to_owned())
 }
 
 fn scopes(spec: &RateLimitSpec) -> BTreeSet<api::LimitScope> {
@@ -353,7 +390,8 @@ fn checked_address(field: &str, RedisAddress(address): &RedisAddress) -> Result<
         None if host.rsplit('.').next().is_some_and(|last| last.starts_with(|it: char| it.is_ascii_digit())) => {
             Some(IpAddr::V4(host.parse().map_err(|_| unreadable())?))
         }
-        None => None,
+        None if !host.is_empty() && host.bytes().all(|it| it.is_ascii_alphanumeric() || b"._-".contains(&it)) => None,
+        None => return Err(unreadable()),
     };
     match address_of_host {
         Some(ip) if is_forbidden(ip) => {

@@ -48,7 +48,7 @@ pub struct Limit {
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub rules: Vec<LimitRule>,
-    /// Rates of their own for named keys, from a file that `fusebox quota` makes; changes of it count at once. Default: none.
+    /// Rates of their own for named keys, from a file that names each by its SHA-256; changes of it count at once. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quotas_from: Option<QuotasFrom>,
     /// What requests weigh, at most 16. The first that matches a request decides; else it weighs 1. Default: none.

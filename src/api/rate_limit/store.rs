@@ -103,9 +103,9 @@ pub struct RedisTls {
      "message": "must hold no credentials: put them into a Secret and name it in secretRef"},
     {"rule": "!self.contains('://')",
      "message": "must be host:port without a scheme, such as redis.shop:6379; for TLS set tls"},
-    {"rule": "self.contains('@') || self.contains('://') || self.matches('^([A-Za-z0-9_]([-A-Za-z0-9_]*[A-Za-z0-9_])?[.])*[A-Za-z]([-A-Za-z0-9]*[A-Za-z0-9])?:[0-9]{1,5}$') || self.matches('^[0-9]{1,3}[.][0-9]{1,3}[.][0-9]{1,3}[.][0-9]{1,3}:[0-9]{1,5}$') || self.matches('^[[][0-9A-Fa-f:.]{2,45}[]]:[0-9]{1,5}$')",
+    {"rule": "self.contains('@') || self.contains('://') || self.matches('^([A-Za-z0-9_]([-A-Za-z0-9_]*[A-Za-z0-9_])?[.])*[A-Za-z]([-A-Za-z0-9]*[A-Za-z0-9])?:[0-9]{1,5}$') || self.matches('^[0-9]{1,3}[.][0-9]{1,3}[.][0-9]{1,3}[.][0-9]{1,3}:[0-9]{1,5}$') || self.matches('^\\\\[[0-9A-Fa-f:.]{2,45}\\\\]:[0-9]{1,5}$')",
      "message": "must be host:port, such as redis.shop:6379, 10.0.0.7:6379 or [fd00::7]:6379"},
-    {"rule": "!self.lowerAscii().matches('^(localhost|.*[.]localhost|127[.].*|0[.].*|169[.]254[.].*|metadata|metadata[.]google[.]internal|instance-data([.]ec2[.]internal)?|[[](::1?|fe[89ab][0-9a-f]:.*|::ffff:.*|fd00:ec2::254)[]]):[0-9]+$')",
+    {"rule": "!self.lowerAscii().matches('^(localhost|.*[.]localhost|127[.].*|0[.].*|169[.]254[.].*|metadata|metadata[.]google[.]internal|instance-data([.]ec2[.]internal)?|\\\\[(::1?|fe[89ab][0-9a-f]:.*|::ffff:.*|fd00:ec2::254)\\\\]):[0-9]+$')",
      "message": "must not lead back into the pod or to the node's metadata: name the Redis server"}]))]
 pub struct RedisAddress(#[schemars(length(min = 1, max = 261))] pub String);
 

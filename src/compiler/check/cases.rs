@@ -1,17 +1,21 @@
-//! The cases of `cases.yaml`: manifests with the verdict that both the offline check and a real
+//! The cases of `cases_*.yaml`: manifests with the verdict that both the offline check and a real
 //! API server must give.
 //!
-//! The file is compiled in so that every crate's tests read the same cases.
+//! The files are compiled in so that every crate's tests read the same cases.
 
 use serde::Deserialize;
 
 use super::Layer;
+use crate::kind::Kind;
 
-/// The file.
-const TEXT: &str = include_str!("cases.yaml");
+/// The files, one for each kind.
+const FILES: [(Kind, &str); 2] = [
+    (Kind::CircuitBreakerPolicy, include_str!("cases_circuit_breaker.yaml")),
+    (Kind::RateLimit, include_str!("cases_rate_limit.yaml")),
+];
 
-/// The policy that a case without a manifest of its own is put into.
-const HEAD: &str = "apiVersion: fusebox.dev/v1alpha1\nkind: CircuitBreakerPolicy\nmetadata:\n  name: case\n";
+/// What the limit of a case has that does not say otherwise.
+const LIMIT: [&str; 2] = ["name: all", "rate: {requests: 60, per: 1m}"];
 
 /// One manifest and its verdict.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -25,6 +29,12 @@ pub struct Case {
     /// The spec, indented under `spec:` of an otherwise good manifest.
     #[serde(default)]
     spec: Option<String>,
+    /// Fields of the only limit of an otherwise good RateLimit.
+    #[serde(default)]
+    limit: Option<String>,
+    /// The server of an otherwise good RateLimit whose limit has scope Shared.
+    #[serde(default)]
+    redis: Option<String>,
     /// What the verdict is.
     pub verdict: Verdict,
     /// The field that is named where it is refused.
@@ -33,6 +43,9 @@ pub struct Case {
     /// Who refuses it; the API server accepts what only the compiler refuses.
     #[serde(default)]
     pub layer: Option<Layer>,
+    /// Which kind it is about.
+    #[serde(skip, default = "any_kind")]
+    pub kind: Kind,
 }
 
 /// Whether a case is good.
@@ -48,24 +61,44 @@ pub enum Verdict {
 /// Every case.
 ///
 /// # Errors
-/// When the file is not as [`Case`] wants it.
+/// When a file is not as [`Case`] wants it.
 pub fn all() -> Result<Vec<Case>, serde_yaml::Error> {
-    serde_yaml::from_str(TEXT)
+    let mut cases = Vec::new();
+    for (kind, text) in FILES {
+        let of_kind: Vec<Case> = serde_yaml::from_str(text)?;
+        cases.extend(of_kind.into_iter().map(|case| Case { kind, ..case }));
+    }
+    Ok(cases)
 }
 
 impl Case {
     /// The manifest's text.
     #[must_use]
     pub fn manifest(&self) -> String {
-        let text = match (&self.manifest, &self.spec) {
-            (Some(manifest), _) => manifest.clone(),
-            (None, spec) => {
-                let spec = spec.as_deref().unwrap_or_default();
-                let indented: String = spec.lines().map(|line| format!("  {line}\n")).collect();
-                format!("{HEAD}spec:\n{indented}")
+        let text = self.manifest.clone().unwrap_or_else(|| {
+            let spec: String = self.spec().lines().map(|line| format!("  {line}\n")).collect();
+            let kind = self.kind.as_str();
+            format!("apiVersion: fusebox.dev/v1alpha1\nkind: {kind}\nmetadata:\n  name: case\nspec:\n{spec}")
+        });
+        let text = expand(&expand(&text, "a", |count| "a".repeat(count)), "rules", rules);
+        expand(&text, "limits", limits)
+    }
+
+    fn spec(&self) -> String {
+        match (&self.spec, &self.limit, &self.redis) {
+            (Some(spec), _, _) => spec.clone(),
+            (None, limit, redis) => {
+                let said = limit.as_deref().unwrap_or("scope: Shared");
+                let said = said.strip_prefix('{').and_then(|said| said.strip_suffix('}')).unwrap_or(said);
+                let store = redis.as_ref().map(|redis| {
+                    let redis = redis.strip_prefix('{').and_then(|it| it.strip_suffix('}')).unwrap_or(redis);
+                    format!(", store: {{redis: {{{redis}}}}}")
+                });
+                let more: Vec<&str> = LIMIT.into_iter().filter(|field| !names(said, field)).collect();
+                let (limit, store) = (format!("{}, {said}", more.join(", ")), store.unwrap_or_default());
+                format!("{{targetRefs: [{{name: pay}}], limits: [{{{limit}}}]{store}}}")
             }
-        };
-        expand(&expand(&text, "a", |count| "a".repeat(count)), "rules", rules)
+        }
     }
 
     /// Whether the API server refuses it: what only the compiler can tell, it accepts.
@@ -73,6 +106,21 @@ impl Case {
     pub fn refused_by_api_server(&self) -> bool {
         self.verdict == Verdict::Refused && self.layer != Some(Layer::Compiler)
     }
+}
+
+/// Whether fields hold one of this name, given as `name: value`.
+fn names(said: &str, field: &str) -> bool {
+    let name = field.split(':').next().unwrap_or_default();
+    said.starts_with(&format!("{name}:"))
+}
+
+const fn any_kind() -> Kind {
+    Kind::CircuitBreakerPolicy
+}
+
+fn limits(count: usize) -> String {
+    let limit = |index| format!("{{name: l{index}, rate: {{requests: 1, per: 1s}}}}");
+    format!("[{}]", (0..count).map(limit).collect::<Vec<_>>().join(", "))
 }
 
 fn rules(count: usize) -> String {

@@ -92,8 +92,10 @@ fn violations(plural: &str, object: &impl serde::Serialize) -> Vec<String> {
 
 #[test]
 fn promtool_finds_nothing_to_say_about_generated_rules() {
-    let (passed, said) = promtool(&both(), &["check", "rules", "--lint=all", "--lint-fatal", "rules.yaml"]);
-    assert!(passed, "{said}");
+    for rule in [payments(), limits()] {
+        let (passed, said) = promtool(&rule.spec, &["check", "rules", "--lint=all", "--lint-fatal", "rules.yaml"]);
+        assert!(passed, "{said}");
+    }
 }
 
 #[test]

@@ -48,6 +48,8 @@ pub struct LimitName {
     pub limit: String,
     /// The rule; empty for the limit's own buckets.
     pub rule: String,
+    /// Where the limit is counted.
+    pub scope: LimitScope,
 }
 
 /// What names a policy's state in one pod.
@@ -80,6 +82,11 @@ impl Part {
 }
 
 impl LimitPart {
+    /// Where the limit of this name is counted.
+    pub(crate) fn scope_of(&self, limit: &str) -> LimitScope {
+        self.names.iter().find(|name| name.limit == limit).map(|name| name.scope).unwrap_or_default()
+    }
+
     /// Whether a limit is counted in the store.
     #[must_use]
     pub fn is_shared(&self) -> bool {

@@ -3,7 +3,7 @@
 //! Silence must never become zero: only a pod that is heard and enforces the policy is taken to have limited nobody where it
 //! reports nothing. Counts are kept to three digits, or every request would be a new status.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use fusebox_api::RateLimitStatus;
 use fusebox_api::rate_limit::{
@@ -55,8 +55,10 @@ struct Tally<'a> {
     allowed: u64,
     limited: u64,
     delayed: u64,
-    /// Blocked clients of each pod.
-    blocked: Vec<u64>,
+    /// Blocked clients of all pods, by limits of scope Replica: each pod has its own.
+    blocked_alone: u64,
+    /// Blocked clients of the pod that knows most, by limits of scope Shared: all pods have the same.
+    blocked_together: u64,
     clients: BTreeMap<&'a str, Client>,
     store_lost_ms: Option<i64>,
     store_error: &'a str,
@@ -82,7 +84,7 @@ pub(super) fn observe((plan, part): (&PolicyPlan, &LimitPart), reports: &Reports
         limit: part.rate.clone(),
         scope: part.scopes.iter().map(|scope| format!("{scope:?}")).collect::<Vec<_>>().join(","),
         limited_percent: tally.limited_percent(),
-        blocked: tally.blocked(&part.scopes),
+        blocked: tally.blocked(),
     };
     Observed {
         summary,
@@ -90,7 +92,7 @@ pub(super) fn observe((plan, part): (&PolicyPlan, &LimitPart), reports: &Reports
         truncated,
         reporting: tally.reporting,
         without_store: tally.without_store,
-        store_error: tally.store_error.chars().take(MAX_STORE_WORDS).collect(),
+        store_error: tally.store_error.chars().filter(|it| !it.is_control()).take(MAX_STORE_WORDS).collect(),
     }
 }
 
@@ -138,7 +140,7 @@ impl<'a> Heard<'a> {
         let (accepted, message) = verdict_words(target);
         let named = |key: &LimitKey| name.is_some_and(|name| (&name.limit, &name.rule) == (&key.limit, &key.rule));
         let tally = self.tally(|key| accepted && key.target == target.target && named(key));
-        let LimitName { limit, rule } = name.cloned().unwrap_or_default();
+        let LimitName { limit, rule, scope: _ } = name.cloned().unwrap_or_default();
         let known = |number: u64| (tally.reporting > 0).then(|| quantised(number));
         LimitStatus {
             reference: target.reference.clone(),
@@ -151,7 +153,7 @@ impl<'a> Heard<'a> {
             limited: known(tally.limited),
             limited_percent: tally.limited_percent(),
             delayed: (tally.delayed > 0).then(|| quantised(tally.delayed)),
-            blocked_clients: tally.blocked(&self.part.scopes),
+            blocked_clients: tally.blocked(),
             top_blocked: tally.top_blocked(),
             store_lost_since: tally.store_lost_ms.and_then(time),
         }
@@ -162,7 +164,8 @@ impl<'a> Heard<'a> {
         for pod in &self.pods {
             let keys: Vec<&LimitKey> = pod.bound.keys.limits.iter().filter(|key| wanted(key)).collect();
             if !keys.is_empty() {
-                tally.add_pod(keys.into_iter().filter_map(|key| pod.limits.get(key).copied()));
+                let reports = keys.into_iter().filter_map(|key| pod.limits.get(key).copied());
+                tally.add_pod(reports.map(|report| (self.part.scope_of(&report.key.limit), report)));
             }
         }
         tally
@@ -170,13 +173,17 @@ impl<'a> Heard<'a> {
 }
 
 impl<'a> Tally<'a> {
-    fn add_pod(&mut self, reports: impl Iterator<Item = &'a LimitReport>) {
-        let (mut blocked, mut lost) = (0_u64, None::<i64>);
-        for report in reports {
+    fn add_pod(&mut self, reports: impl Iterator<Item = (LimitScope, &'a LimitReport)>) {
+        let (mut together, mut lost) = (0_u64, None::<i64>);
+        for (scope, report) in reports {
             self.allowed = self.allowed.saturating_add(report.allowed);
             self.limited = self.limited.saturating_add(report.limited);
             self.delayed = self.delayed.saturating_add(report.delayed);
-            blocked = blocked.saturating_add(report.blocked_clients);
+            let blocked = match scope {
+                LimitScope::Replica => &mut self.blocked_alone,
+                LimitScope::Shared => &mut together,
+            };
+            *blocked = blocked.saturating_add(report.blocked_clients);
             for client in report.top_blocked.iter().take(report::MAX_TOP_BLOCKED) {
                 self.add_client(client);
             }
@@ -191,7 +198,7 @@ impl<'a> Tally<'a> {
             (Some(one), Some(other)) => Some(one.min(other)),
             (one, other) => one.or(other),
         };
-        self.blocked.push(blocked);
+        self.blocked_together = self.blocked_together.max(together);
     }
 
     fn add_client(&mut self, client: &'a report::BlockedClient) {
@@ -211,11 +218,8 @@ impl<'a> Tally<'a> {
         i64::try_from(percent).ok().map(|percent| percent.max(i64::from(self.limited > 0)))
     }
 
-    /// A client is counted by each pod that refuses it. With scope Shared they all do, and the one with the most knows best.
-    fn blocked(&self, scopes: &BTreeSet<LimitScope>) -> Option<i64> {
-        let most = self.blocked.iter().max()?;
-        let shared = scopes.contains(&LimitScope::Shared);
-        Some(whole(if shared { *most } else { self.blocked.iter().fold(0, |sum, more| sum.saturating_add(*more)) }))
+    fn blocked(&self) -> Option<i64> {
+        (self.reporting > 0).then(|| whole(self.blocked_alone.saturating_add(self.blocked_together)))
     }
 
     /// The clients that were refused most; then by key, so that the order is the same everywhere.

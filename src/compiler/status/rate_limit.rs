@@ -73,7 +73,9 @@ fn store_reachable(plan: &PolicyPlan, observed: &Observed) -> Draft {
     let pods = |number: i64| counted(usize::try_from(number).unwrap_or_default(), "pod");
     match (reporting, without_store) {
         (0, _) => Draft::unknown(kind, Reason::NoReports, SILENT),
-        (all, 0) => Draft::yes(kind, Reason::StoreReachable, format!("no trouble is told by {}", pods(*all))),
+        (all, 0) => {
+            Draft::yes(kind, Reason::StoreReachable, format!("{} can ask the store, or had no need to", pods(*all)))
+        }
         (all, some) => {
             let why = if store_error.is_empty() { String::new() } else { format!(": {store_error}") };
             let message =

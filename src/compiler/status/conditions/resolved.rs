@@ -31,7 +31,7 @@ pub(super) fn resolved_refs(input: &Input<'_>) -> Draft {
     }
     let message = match plan.references.len() {
         0 => "all references lead to a Service".to_owned(),
-        named => format!("all references lead to a Service, and {named} of {named} values that it names are there"),
+        _ => "all references lead to a Service, and all values that it names are there".to_owned(),
     };
     Draft::yes(KIND, Reason::ResolvedRefs, message)
 }
