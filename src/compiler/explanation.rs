@@ -239,4 +239,28 @@ mod tests {
         let told = explained("bank", Reader::Namespace);
         assert_eq!(told.applies[0].traffic, "out to bank/pay:80");
     }
+
+    #[test]
+    fn both_kinds_are_told_apart_at_one_port() {
+        let text = "
+{apiVersion: v1, kind: Service, metadata: {name: pay, namespace: shop}, spec: {clusterIP: 10.0.0.1, selector: {app: pay}, ports: [{port: 80, targetPort: 8080}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: pay, namespace: shop, uid: u, labels: {app: pay}}}
+---
+{apiVersion: fusebox.dev/v1alpha1, kind: CircuitBreakerPolicy, metadata: {name: pay, namespace: shop}, spec: {side: Server, targetRefs: [{name: pay}]}}
+---
+{apiVersion: fusebox.dev/v1alpha1, kind: RateLimit, metadata: {name: pay, namespace: shop}, spec: {targetRefs: [{name: pay}], limits: [{name: all, rate: {requests: 1, per: 1s}, rules: [{name: writes, match: {methods: [PUT]}, rate: {requests: 1, per: 1s}}]}]}}
+---
+{apiVersion: fusebox.dev/v1alpha1, kind: RateLimit, metadata: {name: out, namespace: shop}, spec: {mode: Disabled, side: Client, targetRefs: [{name: pay}], limits: [{name: all, rate: {requests: 1, per: 1s}}]}}
+";
+        let snapshot =
+            crate::manifest::load(&[File { name: "in.yaml", text }], Timestamp::UNIX_EPOCH).unwrap();
+        let told = explain(snapshot, "shop", "pay", Reader::Namespace).unwrap();
+        let kinds: Vec<(&str, &str)> =
+            told.applies.iter().map(|it| (it.kind.as_str(), it.traffic.as_str())).collect();
+        assert_eq!(kinds, [("CircuitBreakerPolicy", "into port 8080"), ("RateLimit", "into port 8080")]);
+        assert_eq!((told.applies[1].scope.as_str(), &told.applies[1].rules[..]), ("Replica", &["all/writes".into(), "all".into()][..]));
+        let not: Vec<(&str, &str)> = told.does_not_apply.iter().map(|it| (it.kind.as_str(), it.why.as_str())).collect();
+        assert_eq!(not, [("RateLimit", "its mode is Disabled")]);
+    }
 }

@@ -243,3 +243,84 @@ fn pods_of_other_namespaces_are_counted_and_not_named() {
     let elsewhere = Elsewhere { namespace: "bank".into(), pods: 1, ready: 1, current: 1, open: 0 };
     assert_eq!(told.elsewhere, [elsewhere]);
 }
+
+const LIMITED: &str = "
+{apiVersion: v1, kind: Service, metadata: {name: pay, namespace: shop}, spec: {clusterIP: 10.0.0.1, selector: {app: pay}, ports: [{port: 80}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: pay, namespace: shop, uid: uid-pay, labels: {app: pay, fusebox.dev/sidecar: injected}}, spec: {initContainers: [{name: fusebox-proxy, restartPolicy: Always}]}, status: {conditions: [{type: Ready, status: \"True\"}]}}
+---
+{apiVersion: fusebox.dev/v1alpha1, kind: RateLimit, metadata: {name: limit, namespace: shop, generation: 2}, spec: {targetRefs: [{name: pay}], limits: [{name: all, rate: {requests: 60, per: 1m}}]}}
+";
+
+/// The plan of the one RateLimit.
+fn limit() -> PolicyPlan {
+    let files = [File { name: "in.yaml", text: LIMITED }];
+    let plan = compile(&crate::manifest::load(&files, at(0)).unwrap());
+    plan.policies.into_values().next().unwrap()
+}
+
+/// The one pod enforces the limit and says that it let so many pass, refused so many and blocks so many.
+fn limiting(policy: &PolicyPlan, (allowed, limited, blocked): (u64, u64, u64)) -> Reports {
+    let key = policy.pods["uid-pay"].keys.limits.first().unwrap().clone();
+    let told: LimitReport = serde_json::from_value(serde_json::json!({
+        "key": key, "allowed": allowed, "limited": limited, "trackedKeys": 1, "blockedClients": blocked,
+    }))
+    .unwrap();
+    let report = PodReport {
+        connection: Connection::Connected,
+        acked: vec![policy.version.clone()],
+        nack: None,
+        breakers: Vec::new(),
+        limits: vec![told],
+        broken_references: Vec::new(),
+    };
+    let pods = BTreeMap::from([("uid-pay".to_owned(), report)]);
+    Reports { pods, completeness: Completeness::Complete, ..Reports::default() }
+}
+
+fn folded(policy: &PolicyPlan, reports: &Reports, second: i64, previous: Option<&PolicyStatus>) -> RateLimitStatus {
+    super::fold(policy, reports, at(second), previous).rate_limit().unwrap().clone()
+}
+
+#[test]
+fn a_new_listener_keeps_what_limits_did_until_pods_had_the_time_to_speak() {
+    let policy = limit();
+    let before = folded(&policy, &limiting(&policy, (1_000, 9_000, 3)), 0, None);
+    let standing = PolicyStatus::RateLimit(before.clone());
+    let settling = folded(&policy, &Reports::default(), 5, Some(&standing));
+    assert_eq!((&settling.summary, &settling.targets), (&before.summary, &before.targets));
+    assert_eq!(settling.conditions, before.conditions);
+    let complete = Reports { completeness: Completeness::Complete, ..Reports::default() };
+    let after = folded(&policy, &complete, 30, Some(&PolicyStatus::RateLimit(settling)));
+    let counts = |status: &RateLimitStatus| (status.targets[0].allowed, status.summary.clone().unwrap().blocked);
+    assert_eq!((counts(&before), counts(&after)), ((Some(1_000), Some(3)), (None, None)));
+}
+
+#[test]
+fn more_requests_of_the_same_three_digits_are_no_new_status() {
+    let policy = limit();
+    let first = folded(&policy, &limiting(&policy, (123_400, 0, 0)), 0, None);
+    let standing = PolicyStatus::RateLimit(first.clone());
+    assert_eq!(folded(&policy, &limiting(&policy, (123_999, 0, 0)), 60, Some(&standing)), first);
+    let blocked = folded(&policy, &limiting(&policy, (123_999, 1, 1)), 90, Some(&standing));
+    let limited = blocked.conditions.iter().find(|it| it.type_ == "Limited").unwrap();
+    assert_eq!((limited.status.as_str(), limited.last_transition_time.0), ("True", at(90)));
+    assert_eq!(blocked.summary.unwrap().limited_percent, Some(1), "one refusal is not none");
+}
+
+#[test]
+fn a_status_of_another_kind_is_none_that_stood() {
+    let policy = limit();
+    let other = PolicyStatus::CircuitBreaker(CircuitBreakerPolicyStatus::default());
+    let reports = limiting(&policy, (1, 0, 0));
+    assert_eq!(folded(&policy, &reports, 0, Some(&other)), folded(&policy, &reports, 0, None));
+}
+
+#[test]
+fn an_acknowledgement_of_another_kind_of_that_name_does_not_count() {
+    let policy = limit();
+    let mut reports = limiting(&policy, (1, 0, 0));
+    reports.pods.get_mut("uid-pay").unwrap().acked[0].kind = "CircuitBreakerPolicy".into();
+    let status = folded(&policy, &reports, 0, None);
+    assert_eq!((status.targets[0].pods.reporting, status.targets[0].allowed), (0, None));
+}
