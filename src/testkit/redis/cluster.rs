@@ -45,7 +45,7 @@ impl RedisCluster {
             nodes.push(node);
             buses.push(bus);
         }
-        let cluster = Self { nodes, buses: buses };
+        let cluster = Self { nodes, buses };
         cluster.meet().await?;
         Ok(cluster)
     }
