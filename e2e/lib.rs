@@ -7,6 +7,7 @@ pub mod attack;
 pub mod fleet;
 pub mod operations;
 pub mod operator;
+pub mod replicas;
 pub mod scene;
 pub mod sidecar;
 pub mod stage;

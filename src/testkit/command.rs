@@ -136,6 +136,7 @@ fn fetch() -> Result<()> {
         ("kube-apiserver", plane.kube_apiserver),
         ("prometheus CRDs", crate::prometheus::crds()?),
         ("promtool", crate::prometheus::promtool()?),
+        ("libfaketime", crate::faketime::library()?),
         ("redis-server", crate::redis::server_program()?),
         ("h2spec", crate::h2spec::program()?),
         ("image packer", release::packer()?),

@@ -62,9 +62,12 @@ impl RedisCluster {
     /// When a node doesn't take it.
     pub async fn give(&self, slot: u16, to: usize) -> Result<()> {
         let id = self.nodes[to].command(&["cluster", "myid"]).await?;
-        for node in &self.nodes {
+        // The new owner is told last, and then claims the slot anew: a word that the old one sent before must not win.
+        let others = self.nodes.iter().enumerate().filter(|(number, _)| *number != to).map(|(_, node)| node);
+        for node in others.chain([&self.nodes[to]]) {
             node.command(&["cluster", "setslot", &slot.to_string(), "node", &id]).await?;
         }
+        self.nodes[to].command(&["cluster", "bumpepoch"]).await?;
         Ok(())
     }
 
