@@ -43,7 +43,8 @@ pub const TCP_BYTES: &str = "fusebox_tcp_bytes_total";
 /// Counter of what limits decided about requests (in Shadow, what they would have), by [`RATE_LIMIT_LABELS`], [`DECISION`] and [`SOURCE`].
 pub const RATE_LIMIT_DECISIONS: &str = "fusebox_rate_limit_decisions_total";
 
-/// Gauge of what the emptiest of a limit's watched buckets has left of its burst, 0 to 1, by [`RATE_LIMIT_LABELS`]; absent before the first request.
+/// Gauge of the least that a request since the last reading found left of its bucket's burst, 0 to 1, by [`RATE_LIMIT_LABELS`]; 1
+/// without requests, absent before the first one.
 pub const RATE_LIMIT_REMAINING_RATIO: &str = "fusebox_rate_limit_remaining_ratio";
 
 /// Gauge of the clients that are refused for a time, by [`RATE_LIMIT_LABELS`].

@@ -244,7 +244,7 @@ fn gauge_help(name: &str) -> &'static str {
         names::RATE_LIMIT_BLOCKED_CLIENTS => "Clients that are refused for a time.",
         names::RATE_LIMIT_TRACKED_KEYS => "Keys with a bucket of their own.",
         names::RATE_LIMIT_QUEUED => "Requests that wait for their turn.",
-        _ => "What the emptiest bucket has left of its burst, 0 to 1.",
+        _ => "The least that a request since the last reading found left of its bucket's burst, 0 to 1.",
     }
 }
 

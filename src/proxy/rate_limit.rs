@@ -29,7 +29,7 @@ use http::header::{HeaderName, HeaderValue};
 pub(crate) use self::asking::{Asked, Later, Passed, Refused};
 pub(crate) use self::build::{Making, limiter};
 pub(crate) use self::client_ip::Peer;
-use self::counts::Counts;
+use self::counts::{Counts, Least};
 use self::key::Parts;
 use self::queue::Queue;
 use self::references::QuotaSlot;
@@ -100,10 +100,10 @@ pub(crate) struct Tracked {
     pub(crate) buckets: Buckets,
     /// What the store has refused until when.
     refused: RefusedUntil,
-    /// How many there may be.
-    max_tracked_keys: u32,
     /// What was decided.
     pub(crate) counts: Counts,
+    /// What was left.
+    least: Least,
     /// Whom it refused most.
     pub(crate) top: TopKeys,
     /// Who waits.

@@ -26,8 +26,8 @@ pub(crate) struct Exchange {
     rule: Arc<Rule>,
     pass: Pass,
     started: Instant,
-    /// When it was let through, which is later than its start where it waited for a limit.
-    admitted: Instant,
+    /// How long it waited for a limit before it was let through, in milliseconds.
+    waited_ms: u32,
     status: u16,
     /// From its being let through to the answer's head; none before that.
     head_took: Option<Duration>,
@@ -53,12 +53,14 @@ impl Exchange {
     /// Begins for a request whose head had arrived at the first of these moments, and which was let through at the second.
     pub(crate) fn begin(enforcer: Arc<Enforcer>, rule: Arc<Rule>, pass: Pass, times: (Instant, Instant)) -> Self {
         let (started, admitted) = times;
+        let waited = admitted.saturating_duration_since(started);
+        let waited_ms = u32::try_from(waited.as_millis()).unwrap_or(u32::MAX);
         Self {
             enforcer,
             rule,
             pass,
             started,
-            admitted,
+            waited_ms,
             status: 0,
             head_took: None,
             retry_after: None,
@@ -84,7 +86,7 @@ impl Exchange {
             self.retry_after = retry_after::wait(response.headers(), SystemTime::now);
         }
         let now = Instant::now();
-        self.head_took = Some(now.saturating_duration_since(self.admitted));
+        self.head_took = Some(self.took(now));
         let told = grpc::status(response.headers());
         // Without a gRPC status, another HTTP status than 200 is that of something before the gRPC server.
         if grpc::is_grpc(response.headers()) && (told.is_some() || response.status() == StatusCode::OK) {
@@ -171,13 +173,19 @@ impl Exchange {
 
     /// Whether a part of its time was spent waiting for a limit, so that the upstream did not have all of it.
     fn has_waited(&self) -> bool {
-        self.admitted > self.started
+        self.waited_ms > 0
+    }
+
+    /// From its being let through.
+    fn took(&self, now: Instant) -> Duration {
+        let waited = Duration::from_millis(self.waited_ms.into());
+        now.saturating_duration_since(self.started).saturating_sub(waited)
     }
 
     fn settle(&mut self, outcome: Outcome, now: Instant) {
         let Some(permit) = self.pass.permit.take() else { return };
         let Some(tracked) = self.pass.tracked(&self.rule) else { return };
-        let took = self.head_took.unwrap_or_else(|| now.saturating_duration_since(self.admitted));
+        let took = self.head_took.unwrap_or_else(|| self.took(now));
         let ended = Ended { outcome, took, retry_after: self.retry_after };
         if let Some(transition) = tracked.breaker.settle(permit, ended, now) {
             self.enforcer.transitioned(tracked, &transition);

@@ -216,6 +216,9 @@ impl Limiter {
     }
 
     fn passed(self: &Arc<Self>, concerns: &Concerns, verdicts: &[Verdict]) -> Passed {
+        for (concern, verdict) in concerns.iter().zip(verdicts) {
+            self.rule_of(concern).tracked.least.note(verdict.remaining, concern.ask.rate.burst());
+        }
         let is_told = self.mode == Mode::Enforce && self.headers != LimitHeaders::None && !concerns.is_empty();
         let told = is_told.then(|| self.quota(concerns, verdicts));
         Passed { told, ..Passed::default() }
@@ -309,6 +312,7 @@ impl Limiter {
             }
         };
         tracked.counts.count(decided, decider);
+        tracked.least.note(0, 1);
         tracked.top.refused((concern.key, now), blocked_until, || self.shown(concern, subject));
     }
 

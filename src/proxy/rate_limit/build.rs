@@ -9,11 +9,11 @@ use std::time::Instant;
 
 use fusebox_policy::config::{self, KeyPart, LimitKey, LimitScope, RateLimit, RequestMatch, Side};
 use fusebox_policy::matching::RequestMatcher;
-use fusebox_policy::rate_limit::{Buckets, Exceed, LimitSettings, MAX_REMEMBERED, RefusedUntil, Settings, TopKeys};
+use fusebox_policy::rate_limit::{Buckets, Exceed, LimitSettings, RefusedUntil, Settings, TopKeys};
 use http::header::{HeaderName, HeaderValue};
 
 use super::api_key::Places;
-use super::counts::Counts;
+use super::counts::{Counts, Least};
 use super::jwt::Verifier;
 use super::key::{Part, Parts};
 use super::queue::Queue;
@@ -22,6 +22,9 @@ use super::shared::Common;
 use super::store::{BucketFamily, Tag};
 use super::{Beyond, Installed, Limit, LimitRule, Limiter, Tracked, fields};
 use crate::config_error::ConfigError;
+
+/// Refusals of the store that are remembered for each rule; about 50 bytes each.
+const REMEMBERED: usize = 8_192;
 
 /// The longest name of a limit or a rule.
 const MAX_NAME: usize = 63;
@@ -165,7 +168,7 @@ impl Plan<'_> {
         Some(BucketFamily::new(&store.key_prefix, key, tag))
     }
 
-    /// The buckets there were, unless there may be another number of them.
+    /// The buckets there were: to make other ones, even for another number of keys, would hand out fresh quota.
     fn tracked(
         &self,
         rule: &config::LimitRule,
@@ -181,16 +184,16 @@ impl Plan<'_> {
             ));
         }
         let before = making.previous.and_then(|previous| previous.get(&key));
-        if let Some(before) = before.filter(|before| before.tracked.max_tracked_keys == policy.max_tracked_keys) {
+        if let Some(before) = before {
             return Ok(Arc::clone(&before.tracked));
         }
         let seed = seed(&key);
         Ok(Arc::new(Tracked {
             buckets: Buckets::new(rate, policy.max_tracked_keys as usize, seed, making.now),
             key,
-            max_tracked_keys: policy.max_tracked_keys,
-            refused: RefusedUntil::new(if limit.scope == LimitScope::Shared { MAX_REMEMBERED } else { 1 }, seed),
+            refused: RefusedUntil::new(if limit.scope == LimitScope::Shared { REMEMBERED } else { 1 }, seed),
             counts: Counts::default(),
+            least: Least::default(),
             top: TopKeys::default(),
             queue: Queue::new(settings.max_queued.unwrap_or(1)),
         }))

@@ -2,7 +2,7 @@
 //!
 //! It must only count. The numbers outlive configurations with the buckets they are about.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use fusebox_policy::metrics::{DECISIONS, SOURCES};
 use fusebox_policy::rate_limit::Counters;
@@ -33,6 +33,13 @@ pub(crate) enum Decider {
     Fallback,
 }
 
+/// What a full bucket has left.
+const WHOLE: u32 = 10_000;
+
+/// The least that was left in a bucket since somebody last asked.
+#[derive(Debug)]
+pub(crate) struct Least(AtomicU32);
+
 /// All of them.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
@@ -40,6 +47,29 @@ pub(crate) struct Counts {
     usual: Counters,
     rest: [[AtomicU64; SOURCES.len()]; DECISIONS.len()],
     overflow: AtomicU64,
+}
+
+impl Default for Least {
+    fn default() -> Self {
+        Self(AtomicU32::new(WHOLE))
+    }
+}
+
+impl Least {
+    /// A bucket that holds `burst` has so much left.
+    pub(crate) fn note(&self, remaining: u32, burst: u32) {
+        let part = u64::from(remaining) * u64::from(WHOLE) / u64::from(burst.max(1));
+        let part = u32::try_from(part).unwrap_or(WHOLE);
+        // Most find that it is not the least, and write nothing.
+        if part < self.0.load(Relaxed) {
+            self.0.fetch_min(part, Relaxed);
+        }
+    }
+
+    /// The least so far, 0 to 1; from now on others count.
+    pub(crate) fn take(&self) -> f64 {
+        f64::from(self.0.swap(WHOLE, Relaxed)) / f64::from(WHOLE)
+    }
 }
 
 impl Counts {
@@ -129,6 +159,15 @@ mod tests {
                 assert!(counts.decisions().any(|found| found == (word, source, 1)));
             }
         }
+    }
+
+    #[test]
+    fn the_least_is_told_once() {
+        let least = Least::default();
+        for (remaining, burst) in [(9, 10), (3, 10), (5, 10), (7, 2)] {
+            least.note(remaining, burst);
+        }
+        assert_eq!((least.take(), least.take()), (0.3, 1.0));
     }
 
     #[test]

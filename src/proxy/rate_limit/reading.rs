@@ -80,14 +80,16 @@ impl Installed {
         self.tracked.counts.decisions()
     }
 
-    /// The gauges of it, by name.
-    pub(crate) fn gauges(&self, now: Instant) -> [(&'static str, f64); 3] {
+    /// The gauges of it, by name. What was left is told once.
+    pub(crate) fn gauges(&self, now: Instant) -> impl Iterator<Item = (&'static str, f64)> + use<> {
         let tracked = &self.tracked;
-        [
+        let least = self.is_used().then(|| (names::RATE_LIMIT_REMAINING_RATIO, tracked.least.take()));
+        let gauges = [
             (names::RATE_LIMIT_BLOCKED_CLIENTS, self.blocked(now) as f64),
             (names::RATE_LIMIT_TRACKED_KEYS, tracked.buckets.tracked() as f64),
             (names::RATE_LIMIT_QUEUED, tracked.queue.len() as f64),
-        ]
+        ];
+        gauges.into_iter().chain(least)
     }
 
     /// Requests that spent from the bucket which keys without a place share.

@@ -359,7 +359,9 @@ async fn a_configuration_keeps_what_was_spent() {
     assert_eq!(statuses(address, "ada", 3).await, [200; 3]);
     let mut more = limit("per-key", 6);
     more.when = Some(RequestMatch::default());
-    proxy.apply(&with(vec![limit("other", 100), more])).unwrap();
+    let mut settings = with(vec![limit("other", 100), more]);
+    limits(&mut settings).max_tracked_keys = 7;
+    proxy.apply(&settings).unwrap();
     assert_eq!(statuses(address, "ada", 2).await, [200, 429], "one was left, and a larger bucket adds nothing at once");
     let mut without = with(vec![limit("per-key", 1)]);
     without.outbound[0].rate_limit = None;

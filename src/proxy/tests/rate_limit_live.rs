@@ -234,6 +234,7 @@ async fn metrics_name_limits_and_never_keys() {
         format!("fusebox_rate_limit_decisions_total{{{labels},decision=\"limited\",source=\"proxy\"}} 0"),
         format!("fusebox_rate_limit_blocked_clients{{{labels}}} 1.0"),
         format!("fusebox_rate_limit_tracked_keys{{{labels}}} 2.0"),
+        format!("fusebox_rate_limit_remaining_ratio{{{labels}}} 0.0"),
     ] {
         assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
     }

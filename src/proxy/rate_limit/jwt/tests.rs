@@ -66,6 +66,7 @@ impl Issuer {
     }
 
     /// A set with the public key, and these members besides.
+    #[expect(clippy::needless_pass_by_value, reason = "so that calls are short")]
     fn keys(&self, more: Value) -> String {
         let point = self.key.der_bytes();
         let (x, y) = point[1..].split_at(32);
