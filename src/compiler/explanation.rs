@@ -253,13 +253,14 @@ mod tests {
 ---
 {apiVersion: fusebox.dev/v1alpha1, kind: RateLimit, metadata: {name: out, namespace: shop}, spec: {mode: Disabled, side: Client, targetRefs: [{name: pay}], limits: [{name: all, rate: {requests: 1, per: 1s}}]}}
 ";
-        let snapshot =
-            crate::manifest::load(&[File { name: "in.yaml", text }], Timestamp::UNIX_EPOCH).unwrap();
+        let snapshot = crate::manifest::load(&[File { name: "in.yaml", text }], Timestamp::UNIX_EPOCH).unwrap();
         let told = explain(snapshot, "shop", "pay", Reader::Namespace).unwrap();
-        let kinds: Vec<(&str, &str)> =
-            told.applies.iter().map(|it| (it.kind.as_str(), it.traffic.as_str())).collect();
+        let kinds: Vec<(&str, &str)> = told.applies.iter().map(|it| (it.kind.as_str(), it.traffic.as_str())).collect();
         assert_eq!(kinds, [("CircuitBreakerPolicy", "into port 8080"), ("RateLimit", "into port 8080")]);
-        assert_eq!((told.applies[1].scope.as_str(), &told.applies[1].rules[..]), ("Replica", &["all/writes".into(), "all".into()][..]));
+        assert_eq!(
+            (told.applies[1].scope.as_str(), &told.applies[1].rules[..]),
+            ("Replica", &["all/writes".into(), "all".into()][..])
+        );
         let not: Vec<(&str, &str)> = told.does_not_apply.iter().map(|it| (it.kind.as_str(), it.why.as_str())).collect();
         assert_eq!(not, [("RateLimit", "its mode is Disabled")]);
     }

@@ -69,7 +69,7 @@ fn enter(routes: &mut Vec<InboundRoute>, (port, claim): (u16, &Claim<'_>), asked
     route.protocol = both_speak(route.protocol, protocol);
     match asked {
         Asked::CircuitBreaker(breaker) => route.circuit_breaker = Some(breaker),
-        Asked::RateLimit(limit) => route.rate_limit = Some(limit),
+        Asked::RateLimit(limit) => route.rate_limit = Some(*limit),
     }
 }
 
@@ -89,7 +89,7 @@ fn leave(routes: &mut Vec<OutboundRoute>, (service, port, claim): (&ServiceId, u
     let Some(route) = routes.last_mut() else { return };
     match asked {
         Asked::CircuitBreaker(breaker) => route.circuit_breaker = Some(breaker),
-        Asked::RateLimit(limit) => route.rate_limit = Some(limit),
+        Asked::RateLimit(limit) => route.rate_limit = Some(*limit),
     }
 }
 

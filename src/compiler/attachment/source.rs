@@ -37,14 +37,14 @@ pub(crate) enum Demand<'a> {
     RateLimit {
         source: &'a RateLimit,
         /// Empty where the spec can't be enforced.
-        limits: Limits,
+        limits: Box<Limits>,
     },
 }
 
 /// What a policy asks for at one place.
 pub(crate) enum Asked {
     CircuitBreaker(config::CircuitBreaker),
-    RateLimit(config::RateLimit),
+    RateLimit(Box<config::RateLimit>),
 }
 
 impl<'a> Source<'a> {
@@ -127,7 +127,7 @@ impl<'a> Source<'a> {
             }
             Self::RateLimit(source) => {
                 let (limits, refusal) = split(rate_limit_config::limits(source, &snapshot.references));
-                (Demand::RateLimit { source, limits }, refusal)
+                (Demand::RateLimit { source, limits: Box::new(limits) }, refusal)
             }
         }
     }
@@ -168,7 +168,9 @@ impl Demand<'_> {
             Self::CircuitBreaker { source, rules, force } => {
                 breaker_config::circuit_breaker(source, (rules, force), target).map(Asked::CircuitBreaker)
             }
-            Self::RateLimit { source, limits } => limits.at(source, target, namespace).map(Asked::RateLimit),
+            Self::RateLimit { source, limits } => {
+                limits.at(source, target, namespace).map(Box::new).map(Asked::RateLimit)
+            }
         }
     }
 
