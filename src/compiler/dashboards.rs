@@ -63,7 +63,7 @@ impl Draft {
         let mut layout = Layout::default();
         for row in self.rows {
             layout.row(row.title);
-            row.panels.into_iter().for_each(|panel| layout.place(panel));
+            row.panels.iter().for_each(|panel| layout.place(panel));
         }
         let datasource = json!({
             "name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus",

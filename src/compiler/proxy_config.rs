@@ -68,7 +68,7 @@ fn enter(routes: &mut Vec<InboundRoute>, (port, claim): (u16, &Claim<'_>), asked
     let Some(route) = routes.last_mut() else { return };
     route.protocol = both_speak(route.protocol, protocol);
     match asked {
-        Asked::CircuitBreaker(breaker) => route.circuit_breaker = Some(breaker),
+        Asked::CircuitBreaker(breaker) => route.circuit_breaker = Some(*breaker),
         Asked::RateLimit(limit) => route.rate_limit = Some(*limit),
     }
 }
@@ -88,7 +88,7 @@ fn leave(routes: &mut Vec<OutboundRoute>, (service, port, claim): (&ServiceId, u
     }
     let Some(route) = routes.last_mut() else { return };
     match asked {
-        Asked::CircuitBreaker(breaker) => route.circuit_breaker = Some(breaker),
+        Asked::CircuitBreaker(breaker) => route.circuit_breaker = Some(*breaker),
         Asked::RateLimit(limit) => route.rate_limit = Some(*limit),
     }
 }

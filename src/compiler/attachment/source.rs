@@ -43,7 +43,7 @@ pub(crate) enum Demand<'a> {
 
 /// What a policy asks for at one place.
 pub(crate) enum Asked {
-    CircuitBreaker(config::CircuitBreaker),
+    CircuitBreaker(Box<config::CircuitBreaker>),
     RateLimit(Box<config::RateLimit>),
 }
 
@@ -166,7 +166,7 @@ impl Demand<'_> {
     pub(crate) fn at(&self, target: &TargetId, namespace: &str) -> Option<Asked> {
         match self {
             Self::CircuitBreaker { source, rules, force } => {
-                breaker_config::circuit_breaker(source, (rules, force), target).map(Asked::CircuitBreaker)
+                breaker_config::circuit_breaker(source, (rules, force), target).map(Box::new).map(Asked::CircuitBreaker)
             }
             Self::RateLimit { source, limits } => {
                 limits.at(source, target, namespace).map(Box::new).map(Asked::RateLimit)

@@ -132,7 +132,7 @@ impl Layout {
     }
 
     /// Puts a panel beside the one before, or below where there is no room.
-    pub(super) fn place(&mut self, panel: Panel) {
+    pub(super) fn place(&mut self, panel: &Panel) {
         let (width, height) = panel.size();
         if self.left + width > GRID_WIDTH {
             self.new_line();

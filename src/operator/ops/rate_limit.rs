@@ -8,10 +8,10 @@ use fusebox_api::operations::{
 };
 use fusebox_compiler::age;
 use fusebox_policy::config::PolicyId;
+use fusebox_policy::rate_limit;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::Question;
 use super::page::{self, Page};
@@ -123,14 +123,10 @@ fn digest(wish: &RateLimitUnblock) -> Result<String, Refusal> {
     }
 }
 
-/// The digest of a key with these parts, as docs/decisions/0021 has it: that of one part is SHA-256 of its bytes.
+/// The digest of a key with these parts.
 fn key_digest(parts: &[String]) -> String {
-    let digests = parts.iter().map(|part| Sha256::digest(part.as_bytes()));
-    let whole = match parts {
-        [only] => Sha256::digest(only.as_bytes()),
-        _ => digests.fold(Sha256::new(), |all, digest| all.chain_update(digest)).finalize(),
-    };
-    whole.iter().map(|byte| format!("{byte:02x}")).collect()
+    let parts: Vec<&[u8]> = parts.iter().map(String::as_bytes).collect();
+    rate_limit::digest(&parts).hex()
 }
 
 /// One row for each key that was refused, one for a limit that has none, and one for a pod that has no limit.

@@ -181,12 +181,7 @@ impl Shared {
     }
 
     fn set_state(&self, state: StoreState) {
-        let changed = self.state.send_if_modified(|now| {
-            let differs = *now != state;
-            now.clone_from(&state);
-            differs
-        });
-        if !changed {
+        if *self.state.borrow() == state {
             return;
         }
         match &state {
@@ -195,6 +190,7 @@ impl Shared {
             StoreState::Connected { warning } => tracing::warn!(warning, "shared store connected"),
             StoreState::Lost { error, .. } => tracing::warn!(error, "shared store lost"),
         }
+        self.state.send_replace(state);
     }
 }
 

@@ -47,7 +47,7 @@ impl Session {
         limits.retain(|limit| binds(Kind::RateLimit.key(&limit.key.policy)) && fits(&limit.key));
         self.count_dropped("PolicyNotBound", all - breakers.len() - limits.len());
         limits.iter_mut().for_each(bound_limit);
-        let broken_references = bound_references(current.as_deref(), broken_references);
+        let broken_references = bound_references(current.as_deref(), &broken_references);
         ProxyReport { full, breakers, limits, broken_references }
     }
 }
@@ -69,7 +69,7 @@ fn bound_limit(limit: &mut LimitReport) {
 }
 
 /// Those that the configuration names, each once.
-fn bound_references(current: Option<&Configuration>, claimed: Vec<BrokenReference>) -> Vec<BrokenReference> {
+fn bound_references(current: Option<&Configuration>, claimed: &[BrokenReference]) -> Vec<BrokenReference> {
     let named = current.map(Configuration::references).unwrap_or_default();
     let claim = |reference: &Reference| claimed.iter().find(|broken| broken.reference == *reference);
     let bound = named.iter().filter_map(claim);

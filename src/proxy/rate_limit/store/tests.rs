@@ -30,6 +30,7 @@ fn plain(topology: RedisTopology) -> RedisStore {
     }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "addresses come as text and as values")]
 fn single(address: impl ToString) -> RedisStore {
     plain(RedisTopology::Single { address: address.to_string() })
 }
