@@ -17,6 +17,8 @@ mod operator;
 mod overrides;
 #[path = "pods/plain.rs"]
 mod plain;
+#[path = "pods/rate_limit.rs"]
+mod rate_limit;
 #[path = "pods/rollout.rs"]
 mod rollout;
 #[path = "pods/transparent.rs"]

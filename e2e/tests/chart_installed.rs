@@ -18,7 +18,10 @@ const SERVICE_ACCOUNT: &str = "system:serviceaccount:fusebox-system:fusebox-oper
 const APPLIED: &str = "{fusebox.dev/applied: abc}";
 
 /// What the chart may leave behind, and does unless told otherwise.
-const KEPT: &str = "customresourcedefinition.apiextensions.k8s.io/circuitbreakerpolicies.fusebox.dev";
+const KEPT: [&str; 2] = [
+    "customresourcedefinition.apiextensions.k8s.io/circuitbreakerpolicies.fusebox.dev",
+    "customresourcedefinition.apiextensions.k8s.io/ratelimits.fusebox.dev",
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_api_server_takes_every_rendering_whole() -> Result<()> {
@@ -55,7 +58,7 @@ async fn install_upgrade_rollback_and_uninstall_leave_only_what_is_to_be_kept() 
     assert_eq!(release.field("deployment/fusebox-operator", ".spec.replicas").await?, "2");
 
     release.uninstall()?;
-    release.leaves(&[KEPT]).await?;
+    release.leaves(&KEPT).await?;
 
     // The kept CRD is taken over again, and goes where that is asked for.
     release.helm(&["install", "--set", "crds.keep=false"])?;
