@@ -11,3 +11,4 @@ pub mod rate_limit;
 pub mod report;
 pub mod seal;
 pub mod stream;
+mod threads;

@@ -10,6 +10,7 @@ use fusebox_testkit::http::Client;
 use fusebox_testkit::upstream::FlakyUpstream;
 use http::StatusCode;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use super::{Printed, terminal};
 use crate::{Arguments, Command, Exit, run};
@@ -35,6 +36,32 @@ async fn printed(out: &Printed, wanted: &str) -> Result<()> {
     .await
 }
 
+/// `fusebox run` under way.
+struct Running {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Result<Exit>>,
+}
+
+impl Running {
+    /// Ends it as a person would.
+    async fn end(self) -> Result<Exit> {
+        let _ = self.stop.send(());
+        self.task.await?
+    }
+}
+
+/// Runs `fusebox run` with these words, and gives what it prints.
+fn begin<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<(Running, Printed, Printed)> {
+    let Command::Run(arguments) = Arguments::try_parse_from(words)?.command else { unreachable!("run was asked for") };
+    let (mut terminal, out, err) = terminal();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let task = tokio::spawn(async move {
+        let stopped = async { drop(stopped.await) };
+        run::serve(&arguments, stopped, &mut terminal).await
+    });
+    Ok((Running { stop, task }, out, err))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn run_guards_real_traffic_and_prints_transitions_as_they_come() -> Result<()> {
     let upstream = FlakyUpstream::start().await?;
@@ -51,13 +78,7 @@ async fn run_guards_real_traffic_and_prints_transitions_as_they_come() -> Result
         "--upstream",
         &target,
     ];
-    let Command::Run(arguments) = Arguments::try_parse_from(words)?.command else { unreachable!("run was asked for") };
-    let (mut terminal, out, err) = terminal();
-    let (stop, stopped) = oneshot::channel::<()>();
-    let running = tokio::spawn(async move {
-        let stopped = async { drop(stopped.await) };
-        run::serve(&arguments, stopped, &mut terminal).await
-    });
+    let (running, out, err) = begin(words)?;
 
     let client = Client::new(address(&out, "outbound").await?);
     assert_eq!(client.get("/").await?.status, StatusCode::OK);
@@ -82,8 +103,7 @@ async fn run_guards_real_traffic_and_prints_transitions_as_they_come() -> Result
     })
     .await?;
 
-    let _ = stop.send(());
-    assert_eq!(running.await??, Exit::Done);
+    assert_eq!(running.end().await?, Exit::Done);
     assert!(out.text().contains("draining"));
     assert!(client.get("/").await.is_err(), "nobody listens any more");
     Ok(())
@@ -96,13 +116,7 @@ async fn run_takes_several_upstreams_of_a_service_for_its_endpoints_and_leaves_t
     let [one, other] = upstreams.each_ref().map(String::as_str);
     let mut words = vec!["fusebox", "run", "-f", "tests/data/endpoints.yaml", "--listen", "127.0.0.1:0"];
     words.extend(["--admin", "127.0.0.1:0", "--upstream", one, "--upstream", other]);
-    let Command::Run(arguments) = Arguments::try_parse_from(words)?.command else { unreachable!("run was asked for") };
-    let (mut terminal, out, err) = terminal();
-    let (stop, stopped) = oneshot::channel::<()>();
-    let running = tokio::spawn(async move {
-        let stopped = async { drop(stopped.await) };
-        run::serve(&arguments, stopped, &mut terminal).await
-    });
+    let (running, out, err) = begin(words)?;
 
     let client = Client::new(address(&out, "outbound").await?);
     printed(&out, "applies shop/payments on shop/payments:80 (scope Endpoint, mode Enforce)").await?;
@@ -125,8 +139,7 @@ async fn run_takes_several_upstreams_of_a_service_for_its_endpoints_and_leaves_t
     .await?;
     assert!(!out.text().contains(&format!("endpoint {}", good.address())), "{}", out.text());
     assert_eq!(err.text(), "");
-    let _ = stop.send(());
-    assert_eq!(running.await??, Exit::Done);
+    assert_eq!(running.end().await?, Exit::Done);
     Ok(())
 }
 
@@ -136,13 +149,7 @@ async fn run_limits_clients_with_quotas_from_a_config_map_among_its_files() -> R
     let target = format!("shop/payments={}", upstream.address());
     let mut words = vec!["fusebox", "run", "-f", "tests/data/limits.yaml", "--listen", "127.0.0.1:0"];
     words.extend(["--admin", "127.0.0.1:0", "--upstream", &target]);
-    let Command::Run(arguments) = Arguments::try_parse_from(words)?.command else { unreachable!("run was asked for") };
-    let (mut terminal, out, err) = terminal();
-    let (stop, stopped) = oneshot::channel::<()>();
-    let running = tokio::spawn(async move {
-        let stopped = async { drop(stopped.await) };
-        run::serve(&arguments, stopped, &mut terminal).await
-    });
+    let (running, out, err) = begin(words)?;
 
     let client = Client::new(address(&out, "outbound").await?);
     printed(&out, "applies shop/per-tenant on shop/payments:80 (mode Enforce, limits per-tenant)").await?;
@@ -157,7 +164,6 @@ async fn run_limits_clients_with_quotas_from_a_config_map_among_its_files() -> R
     let refused = client.get_with("/", &[("x-tenant", "bob")]).await?;
     assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(err.text(), "");
-    let _ = stop.send(());
-    assert_eq!(running.await??, Exit::Done);
+    assert_eq!(running.end().await?, Exit::Done);
     Ok(())
 }

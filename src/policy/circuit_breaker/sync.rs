@@ -26,22 +26,7 @@ pub(super) const STRIPES: usize = 2;
 #[cfg(not(loom))]
 #[inline]
 pub(super) fn my_stripe() -> usize {
-    use std::cell::Cell;
-    use std::sync::atomic::AtomicUsize;
-
-    const NOT_YET: usize = usize::MAX;
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static MINE: Cell<usize> = const { Cell::new(NOT_YET) };
-    }
-
-    let mine = MINE.get();
-    if mine != NOT_YET {
-        return mine;
-    }
-    let mine = NEXT.fetch_add(1, Ordering::Relaxed) % STRIPES;
-    MINE.set(mine);
-    mine
+    crate::threads::thread_number() % STRIPES
 }
 
 #[cfg(loom)]

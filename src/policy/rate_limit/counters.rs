@@ -3,8 +3,9 @@
 //! It must not decide anything. Each thread counts on a stripe of its own, because one number that all write to would cost
 //! more than the decision that it counts.
 
-use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::threads::thread_number;
 
 /// More cost memory, fewer make threads meet.
 const STRIPES: usize = 8;
@@ -64,24 +65,6 @@ impl Counters {
 
     #[inline]
     fn stripe(&self) -> &Stripe {
-        &self.0[my_stripe()]
+        &self.0[thread_number() % STRIPES]
     }
-}
-
-/// The stripe of this thread: threads take them in turn.
-#[inline]
-fn my_stripe() -> usize {
-    const NOT_YET: usize = usize::MAX;
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static MINE: Cell<usize> = const { Cell::new(NOT_YET) };
-    }
-
-    let mine = MINE.get();
-    if mine != NOT_YET {
-        return mine;
-    }
-    let mine = NEXT.fetch_add(1, Ordering::Relaxed) % STRIPES;
-    MINE.set(mine);
-    mine
 }
