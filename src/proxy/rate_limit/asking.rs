@@ -3,24 +3,25 @@
 //! It must spend from all limits or from none, and must not look at a bucket before it is known that the request has a key for
 //! every limit that asks for one. What is only needed for refusals is found out for refusals alone.
 
+mod concern;
+mod later;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fusebox_policy::config::{LimitHeaders, MissingKey, Mode, ShowKeys, StoreFailure, UnknownKey};
-use fusebox_policy::matching::RequestMatcher;
+use fusebox_policy::config::{LimitHeaders, Mode, ShowKeys};
 use fusebox_policy::rate_limit::{
-    Ask, Decision, Demand, Entry, Exceed, KeyDigest, MAX_PRIORITY, Outcome, Rate, Refusal, Source, Verdict, decide,
+    Ask, Decision, Demand, Exceed, KeyDigest, Outcome, Rate, Refusal, Source, Verdict, decide,
 };
-use http::header::HeaderValue;
 use http::{HeaderMap, Response};
 use smallvec::SmallVec;
 
 use super::counts::{Decided, Decider};
 use super::fields::{self, Told};
-use super::key::{Missing, Subject};
-use super::queue::{Held, TurnedAway};
-use super::shared::{self, Common};
-use super::{Beyond, Limit, LimitRule, Limiter};
+use super::key::Subject;
+use super::queue::Held;
+use super::shared;
+use super::{LimitRule, Limiter};
 use crate::pipeline::problem::{self, Limited, Place, Why};
 use crate::pipeline::response_body::ResponseBody;
 
@@ -350,218 +351,6 @@ impl Limiter {
     }
 }
 
-impl Limit {
-    /// Whose bucket a request spends from and how much, if the limit concerns it.
-    fn concern(
-        &self,
-        subject: &Subject<'_>,
-        (number, left): (usize, Option<Duration>),
-    ) -> Result<Option<Concern>, NoBucket> {
-        if !self.when.as_ref().is_none_or(|when| takes(when, subject)) {
-            return Ok(None);
-        }
-        let matching = |rule: &LimitRule| rule.matcher.as_ref().is_none_or(|matcher| takes(matcher, subject));
-        let Some(rule) = self.rules.iter().position(matching) else { return Ok(None) };
-        let refuse = |why| NoBucket { limit: number, rule, why };
-        let key = match (self.key.digest(subject), self.on_missing_key) {
-            (Ok(key), _) => key,
-            (Err(_), MissingKey::Skip) => return Ok(None),
-            (Err(_), MissingKey::SharedBucket) => KeyDigest::MISSING_KEY,
-            (Err(Missing::Token), MissingKey::Reject) => return Err(refuse(Why::NoToken)),
-            (Err(Missing::Value), MissingKey::Reject) => return Err(refuse(Why::NoKey)),
-        };
-        let (key, own) = self.quota_of(key).ok_or_else(|| refuse(Why::UnknownKey))?;
-        // Named rules have one rate for all.
-        let own = own.filter(|_| self.rules[rule].name.is_empty());
-        let cost = self.costs.iter().find(|(matcher, _)| takes(matcher, subject)).map_or(1, |(_, cost)| *cost);
-        let ask = Ask { rate: own.unwrap_or(self.rules[rule].rate), cost, exceed: self.beyond.of(&key, left) };
-        let priority = self.beyond.priority(subject.headers);
-        let is_shared = self.rules[rule].family.is_some();
-        if is_shared && cost == 0 {
-            return Ok(None);
-        }
-        Ok(Some(Concern { limit: number, rule, key, ask, is_own_rate: own.is_some(), priority, is_shared }))
-    }
-
-    /// The key's bucket and its own rate; none where it has no quota, and such are refused. Before the file is known every
-    /// key has the limit's rate.
-    fn quota_of(&self, key: KeyDigest) -> Option<(KeyDigest, Option<Rate>)> {
-        let Some((slot, on_unknown_key)) = self.quotas.as_ref().filter(|_| key != KeyDigest::MISSING_KEY) else {
-            return Some((key, None));
-        };
-        let quotas = slot.load();
-        let Some(quotas) = quotas.as_ref() else { return Some((key, None)) };
-        match (quotas.rate(&key), on_unknown_key) {
-            (Some(own), _) => Some((key, Some(own))),
-            (None, UnknownKey::Default) => Some((key, None)),
-            (None, UnknownKey::SharedBucket) => Some((KeyDigest::UNKNOWN_KEY, None)),
-            (None, UnknownKey::Reject) => None,
-        }
-    }
-}
-
-impl Beyond {
-    /// What becomes of a request with this key and so much time left. Those that share a bucket because they lack something
-    /// are not blocked for each other's deeds.
-    fn of(&self, key: &KeyDigest, left: Option<Duration>) -> Exceed {
-        match self {
-            Self::Refuse => Exceed::Refuse,
-            Self::Block(_) if [KeyDigest::MISSING_KEY, KeyDigest::UNKNOWN_KEY].contains(key) => Exceed::Refuse,
-            Self::Block(time) => Exceed::Block(*time),
-            Self::Delay(longest, _) => Exceed::Delay(left.map_or(*longest, |left| left.min(*longest))),
-        }
-    }
-
-    /// 0 where the header is absent or no whole number 0..=9.
-    fn priority(&self, headers: &HeaderMap) -> u8 {
-        let Self::Delay(_, Some(name)) = self else { return 0 };
-        match headers.get(name).map(HeaderValue::as_bytes) {
-            Some([digit @ b'0'..=b'9']) => (digit - b'0').min(MAX_PRIORITY),
-            _ => 0,
-        }
-    }
-}
-
-impl Later {
-    /// Waits until it may pass, or must not. In Shadow nobody waits.
-    pub(crate) async fn settle(
-        mut self: Box<Self>,
-        subject: Subject<'_>,
-        now: Instant,
-    ) -> Result<Passed, Box<Refused>> {
-        let mut has_waited = false;
-        for index in 0..self.concerns.len() {
-            if self.limiter.mode == Mode::Shadow || !matches!(self.verdicts[index].outcome, Outcome::Delayed { .. }) {
-                continue;
-            }
-            has_waited = true;
-            if let Err(TurnedAway) = self.wait(index, now).await {
-                let said = Elsewhere { verdicts: std::mem::take(&mut self.verdicts), decider: Decider::Proxy };
-                return self.limiter.refuse((&self.concerns, &subject), &said, Instant::now());
-            }
-        }
-        let said = match self.limiter.common.as_ref().filter(|_| !self.shared.is_empty()) {
-            Some(common) => Some(self.ask_store(common, &subject).await?),
-            None => None,
-        };
-        Ok(Passed { has_waited, ..self.pass(said) })
-    }
-
-    /// Asks for all shared limits at once. Where one refuses, what was spent here is given back as this is dropped.
-    async fn ask_store(&self, common: &Common, subject: &Subject<'_>) -> Result<Elsewhere, Box<Refused>> {
-        let demand = |concern: &Concern| {
-            let family = self.limiter.rule_of(concern).family.as_ref()?;
-            Some(shared::demand(family, &concern.key, &concern.ask))
-        };
-        let demands: Vec<_> = self.shared.iter().filter_map(demand).collect();
-        let asked = Instant::now();
-        let said = match common.decide(&demands).await {
-            Ok(verdicts) => Elsewhere { verdicts, decider: Decider::Store },
-            Err(lost) => {
-                tracing::debug!(reason = lost.reason(), "store did not decide");
-                self.without_store(common)?
-            }
-        };
-        if !said.verdicts.iter().any(Verdict::is_refused) {
-            return Ok(said);
-        }
-        if said.decider == Decider::Store {
-            self.remember(&said.verdicts, asked);
-        }
-        // In Shadow it is counted, and passes with nothing said.
-        let passes = self.limiter.refuse((&self.shared, subject), &said, Instant::now())?;
-        drop(passes);
-        Ok(Elsewhere { verdicts: Vec::new(), decider: said.decider })
-    }
-
-    fn remember(&self, verdicts: &[Verdict], asked: Instant) {
-        let now = Instant::now();
-        for (concern, verdict) in self.shared.iter().zip(verdicts) {
-            if let Outcome::Refused { retry_after: Some(left), .. } = verdict.outcome {
-                let refused = &self.limiter.rule_of(concern).tracked.refused;
-                refused.refused(concern.key.id(), (concern.ask.cost, asked + left), now);
-            }
-        }
-    }
-
-    /// What the policy declares for the time without the store.
-    fn without_store(&self, common: &Common) -> Result<Elsewhere, Box<Refused>> {
-        let limiter = &self.limiter;
-        let decider = Decider::Fallback;
-        match common.on_failure {
-            StoreFailure::Open => {
-                let verdicts = self.shared.iter().map(|concern| Verdict::untouched(&concern.ask.rate)).collect();
-                Ok(Elsewhere { verdicts, decider })
-            }
-            StoreFailure::Closed => {
-                for concern in &self.shared {
-                    limiter.rule_of(concern).tracked.counts.count(Decided::Limited, decider);
-                }
-                let Some(first) = self.shared.first() else { return Ok(Elsewhere { verdicts: Vec::new(), decider }) };
-                let lost = NoBucket { limit: first.limit, rule: first.rule, why: Why::StoreLost };
-                limiter.refuse_without_bucket(&lost).map(|_| Elsewhere { verdicts: Vec::new(), decider })
-            }
-            StoreFailure::LocalEstimate => {
-                let part = |concern: &Concern| {
-                    let greatest_cost = limiter.limits[concern.limit].greatest_cost;
-                    let rate = common.part_of(concern.ask.rate, greatest_cost);
-                    Concern { ask: Ask { rate, ..concern.ask }, ..*concern }
-                };
-                let parts: Concerns = self.shared.iter().map(part).collect();
-                Ok(Elsewhere { verdicts: limiter.decide(&parts, Instant::now()).verdicts, decider })
-            }
-        }
-    }
-
-    /// Waits for one limit, if it has to.
-    async fn wait(&mut self, index: usize, since: Instant) -> Result<(), TurnedAway> {
-        let (concern, verdict) = (self.concerns[index], self.verdicts[index]);
-        let Outcome::Delayed { wait } = verdict.outcome else { return Ok(()) };
-        let Exceed::Delay(max_delay) = concern.ask.exceed else { return Ok(()) };
-        let waited = since.elapsed();
-        let entry = Entry {
-            key: concern.key.id(),
-            cost: concern.ask.cost,
-            rate: concern.ask.rate,
-            wait: wait.saturating_sub(waited),
-            max_delay: max_delay.saturating_sub(waited),
-            priority: concern.priority,
-        };
-        let held = std::mem::take(&mut self.held);
-        let tracked = &self.limiter.rule_of(&concern).tracked;
-        match tracked.queue.wait(&entry, (held, Instant::now())).await {
-            Ok(held) => {
-                self.held = held;
-                Ok(())
-            }
-            Err(TurnedAway) => {
-                let outcome = Outcome::Refused { refusal: Refusal::OverLimit, retry_after: Some(wait) };
-                self.verdicts[index] = Verdict { outcome, ..verdict };
-                Err(TurnedAway)
-            }
-        }
-    }
-
-    /// What it spent stays spent.
-    fn pass(self: Box<Self>, said: Option<Elsewhere>) -> Passed {
-        let Self { limiter, mut concerns, mut verdicts, held, shared } = *self;
-        held.keep(Instant::now());
-        for (concern, verdict) in concerns.iter().zip(&verdicts) {
-            let has_waited = matches!(verdict.outcome, Outcome::Delayed { .. });
-            let decided = if has_waited { Decided::Delayed } else { Decided::Allowed };
-            limiter.rule_of(concern).tracked.counts.count(decided, Decider::Proxy);
-        }
-        if let Some(Elsewhere { verdicts: more, decider }) = said {
-            for (concern, verdict) in shared.into_iter().zip(more) {
-                limiter.rule_of(&concern).tracked.counts.count(Decided::Allowed, decider);
-                concerns.push(concern);
-                verdicts.push(verdict);
-            }
-        }
-        limiter.passed(&concerns, &verdicts)
-    }
-}
-
 impl From<Result<Passed, Box<Refused>>> for Asked {
     fn from(result: Result<Passed, Box<Refused>>) -> Self {
         result.map_or_else(Self::Refuse, Self::Pass)
@@ -625,9 +414,4 @@ impl Quota {
         let told: SmallVec<[Told<'_>; USUAL]> = notes.iter().map(told).collect();
         fields::append(headers, &told, limiter.headers);
     }
-}
-
-fn takes(matcher: &RequestMatcher, subject: &Subject<'_>) -> bool {
-    let values = |name: &str| subject.headers.get_all(name).into_iter().map(HeaderValue::as_bytes);
-    matcher.matches(subject.method, subject.path, values)
 }
