@@ -9,8 +9,8 @@ use http::StatusCode;
 
 use fusebox_e2e::fleet::PATIENCE;
 
-const QUICK: &str =
-    "trip: {consecutiveFailures: 3}, open: {baseDuration: 2s, jitterPercent: 0}, halfOpen: {successThreshold: 2}";
+const QUICK: &str = "trip: {consecutiveFailures: 3}, open: {baseDuration: 10s, maxDuration: 10s, jitterPercent: 0}, \
+                     halfOpen: {successThreshold: 2}";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_trips_a_real_proxy_and_kubectl_shows_it() -> Result<()> {
@@ -38,7 +38,12 @@ async fn a_policy_trips_a_real_proxy_and_kubectl_shows_it() -> Result<()> {
     assert!(refused.header("fusebox-policy").contains("/payments; state=open"), "{:?}", refused.headers);
     assert_eq!(shop.upstream.requests(), before, "a refused request never reaches the upstream");
 
-    shop.shows(&fleet, "payments", (".status.state", "Open")).await?;
+    // Traffic goes on, so that a probe opens the breaker again however late its state is told.
+    eventually(PATIENCE, "kubectl shows the open breaker", async || {
+        web.get("/").await?;
+        shop.shows_now(&fleet, "payments", (".status.state", "Open")).await
+    })
+    .await?;
     let tripped = shop.condition(&fleet, "payments", ("Tripped", "True", "Open")).await?;
     assert!(tripped.contains("1"), "{tripped}");
     shop.condition(&fleet, "payments", ("Ready", "True", "Ready")).await?;
