@@ -37,6 +37,10 @@ pub(crate) enum Variant {
     ManyBreakers,
     /// With a limit for each client in front, which never refuses; of any proxy in [`Contender::LIMITED`].
     RateLimit,
+    /// Our proxy on the way into the application.
+    Inbound,
+    /// [`Variant::Inbound`] with the same limit, kept in a Redis on this machine.
+    SharedLimit,
 }
 
 /// Where one proxy runs.
@@ -45,6 +49,8 @@ pub(crate) struct Site {
     pub(crate) listen: SocketAddr,
     pub(crate) admin: SocketAddr,
     pub(crate) upstream: SocketAddr,
+    /// Where Redis listens, for [`Variant::SharedLimit`].
+    pub(crate) store: SocketAddr,
     /// Its configuration, its log and whatever else it writes.
     pub(crate) folder: PathBuf,
 }
@@ -53,6 +59,8 @@ pub(crate) struct Site {
 pub(crate) const MANY_BREAKERS: usize = 10_000;
 /// What is added to our configuration for a limit, and what replaces those of others; HTTP/1.1 only.
 const FUSEBOX_LIMIT: &str = "fusebox-limit.yaml";
+const FUSEBOX_SHARED_LIMIT: &str = "fusebox-limit-shared.yaml";
+const FUSEBOX_INBOUND: &str = "fusebox-inbound.yaml";
 const ENVOY_LIMIT: &str = "envoy-http1-limit.yaml";
 const NGINX_LIMIT: &str = "nginx-http1-limit.conf";
 /// The option that turns our proxy's access log on.
@@ -83,20 +91,26 @@ impl Contender {
         programs: &Programs,
     ) -> Result<Command> {
         let committed = |name: &str| read(&programs.configurations.join(name));
-        let mut text = committed(self.template(protocol))?;
+        let mut text = committed(if variant.is_inbound() { FUSEBOX_INBOUND } else { self.template(protocol) })?;
         match (variant, self) {
             (Variant::ManyBreakers, _) => text.push_str(&other_breakers(&committed("fusebox-other-breaker.yaml")?)),
             (Variant::RateLimit, Self::Fusebox) => text.push_str(&committed(FUSEBOX_LIMIT)?),
+            (Variant::SharedLimit, Self::Fusebox) => text.push_str(&committed(FUSEBOX_SHARED_LIMIT)?),
             (Variant::RateLimit, Self::Envoy) => text = committed(ENVOY_LIMIT)?,
             (Variant::RateLimit, Self::Nginx) => text = committed(NGINX_LIMIT)?,
-            (Variant::RateLimit, Self::Haproxy) => bail!("there is no HAProxy with a limit"),
-            (Variant::Plain | Variant::AccessLog | Variant::SampledAccessLog, _) => {}
+            (Variant::RateLimit | Variant::SharedLimit, _) => bail!("there is no {} with such a limit", self.label()),
+            (Variant::Plain | Variant::AccessLog | Variant::SampledAccessLog | Variant::Inbound, _) => {}
         }
         let configuration = site.folder.join(self.template(protocol));
         fs::write(&configuration, site.fill(&text))
             .with_context(|| format!("cannot write {}", configuration.display()))?;
         let mut command = programs.pinned(self)?;
-        self.arguments(&mut command, &configuration, site);
+        if variant.is_inbound() {
+            command.arg("--inbound").arg(format!("{}={}/8080", site.listen, site.upstream));
+            command.arg("--admin").arg(site.admin.to_string()).arg("--config").arg(&configuration);
+        } else {
+            self.arguments(&mut command, &configuration, site);
+        }
         if let Some(logged) = variant.logged() {
             command.args([ACCESS_LOG, logged]);
         }
@@ -137,6 +151,15 @@ impl Contender {
 }
 
 impl Variant {
+    /// What it is compared with.
+    pub(crate) fn baseline(self) -> Self {
+        if self == Self::SharedLimit { Self::Inbound } else { Self::Plain }
+    }
+
+    fn is_inbound(self) -> bool {
+        matches!(self, Self::Inbound | Self::SharedLimit)
+    }
+
     /// As progress and tables say it.
     pub(crate) fn label(self) -> &'static str {
         match self {
@@ -145,13 +168,15 @@ impl Variant {
             Self::SampledAccessLog => "access log of every tenth request",
             Self::ManyBreakers => "10,000 breakers",
             Self::RateLimit => "a limit for each client",
+            Self::Inbound => "on the way in",
+            Self::SharedLimit => "the same limit in Redis",
         }
     }
 
     /// Which requests are logged.
     pub(crate) fn logged(self) -> Option<&'static str> {
         match self {
-            Self::Plain | Self::ManyBreakers | Self::RateLimit => None,
+            Self::Plain | Self::ManyBreakers | Self::RateLimit | Self::Inbound | Self::SharedLimit => None,
             Self::AccessLog => Some("all"),
             Self::SampledAccessLog => Some("sampled:10"),
         }
@@ -159,17 +184,19 @@ impl Variant {
 }
 
 impl Site {
-    /// Two free ports of the loopback, and `folder`.
+    /// Three free ports of the loopback, and `folder`.
     pub(crate) fn new(upstream: SocketAddr, folder: &Path) -> Result<Self> {
         let bind = || TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).context("no free port");
-        let (listen, admin) = (bind()?, bind()?);
-        Ok(Self { listen: listen.local_addr()?, admin: admin.local_addr()?, upstream, folder: folder.to_owned() })
+        let (listen, admin, store) = (bind()?, bind()?, bind()?);
+        let (listen, admin, store) = (listen.local_addr()?, admin.local_addr()?, store.local_addr()?);
+        Ok(Self { listen, admin, upstream, store, folder: folder.to_owned() })
     }
 
     fn fill(&self, template: &str) -> String {
         template
             .replace("${LISTEN_PORT}", &self.listen.port().to_string())
             .replace("${ADMIN_PORT}", &self.admin.port().to_string())
+            .replace("${STORE_PORT}", &self.store.port().to_string())
             .replace("${UPSTREAM_PORT}", &self.upstream.port().to_string())
             .replace("${FOLDER}", &self.folder.to_string_lossy())
     }
@@ -194,7 +221,13 @@ mod tests {
 
     fn site() -> Site {
         let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        Site { listen: address(1), admin: address(2), upstream: address(3), folder: "/run/bench".into() }
+        Site {
+            listen: address(1),
+            admin: address(2),
+            upstream: address(3),
+            store: address(4),
+            folder: "/run/bench".into(),
+        }
     }
 
     #[test]
@@ -212,7 +245,7 @@ mod tests {
 
     #[test]
     fn every_configuration_with_a_limit_has_the_same_limit_and_all_its_places_filled() {
-        for name in [FUSEBOX_LIMIT, ENVOY_LIMIT, NGINX_LIMIT] {
+        for name in [FUSEBOX_LIMIT, FUSEBOX_SHARED_LIMIT, ENVOY_LIMIT, NGINX_LIMIT] {
             let text = read(&configurations().join(name)).unwrap();
             assert!(!site().fill(&text).contains("${"), "{name}");
             assert!(text.contains("1000000"), "{name}");

@@ -58,6 +58,8 @@ pub(crate) struct Comparison {
     pub(crate) cpu_ratios: Vec<f64>,
     /// CPU seconds per 100,000 requests of the variant, turn by turn.
     pub(crate) cpu_seconds_per_100k: Vec<f64>,
+    /// What the variant's latencies at the fixed rate were above the plain one's, turn by turn; only where it waits for another program.
+    pub(crate) added: Vec<Latencies>,
     /// Requests that the variant answered while it was measured.
     pub(crate) answered: f64,
     /// Lines it printed in all its life: an access log that drops lines would look cheap.

@@ -46,7 +46,7 @@ pub fn main() -> ExitCode {
 fn run(options: &Options) -> Result<()> {
     let begin = Instant::now();
     let mut selection = Selection::of(&options.only);
-    let programs = Programs::prepare(options, &selection.contenders)?;
+    let programs = Programs::prepare(options, &selection)?;
     let complete = selection.is_everything() && !options.quick && options.rounds >= LEAST_ROUNDS;
     if selection.access_log && !programs.has_access_log()? {
         println!("our proxy has no --access-log: its cost is left out");
@@ -112,6 +112,7 @@ fn run_round(laboratory: &mut Laboratory, selection: &Selection, round: usize, r
         (selection.access_log, Variant::AccessLog),
         (selection.access_log, Variant::SampledAccessLog),
         (selection.breakers, Variant::ManyBreakers),
+        (selection.shared_limit, Variant::SharedLimit),
     ];
     let ours = wanted.into_iter().filter(|(wanted, _)| *wanted).map(|(_, variant)| (Contender::Fusebox, variant));
     let limited = order.iter().filter(|contender| selection.limit && Contender::LIMITED.contains(contender));
@@ -130,6 +131,7 @@ fn add(comparisons: &mut Vec<Comparison>, fresh: Comparison) {
         Some(known) => {
             known.cpu_ratios.extend(fresh.cpu_ratios);
             known.cpu_seconds_per_100k.extend(fresh.cpu_seconds_per_100k);
+            known.added.extend(fresh.added);
             known.answered += fresh.answered;
             known.lines += fresh.lines;
         }

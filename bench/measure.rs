@@ -31,6 +31,8 @@ pub(crate) struct Laboratory {
 #[derive(Debug)]
 struct Guest {
     process: Process,
+    /// Redis, where its variant has one.
+    store: Option<Process>,
     site: Site,
     /// Holds its files until it has ended.
     folder: TempDir,
@@ -49,6 +51,8 @@ const NANOSECONDS_PER_MICROSECOND: f64 = 1_000.0;
 const KIB_PER_MIB: f64 = 1024.0;
 /// Before a stretch of a comparison counts: connections are opened, windows of the breaker exist already.
 const TURN_WARM_UP: Duration = Duration::from_millis(300);
+/// At the fixed rate a turn has few requests: for a p99 it lasts so many times as long.
+const TURNS_FOR_LATENCIES: u32 = 3;
 
 impl Laboratory {
     /// Everything about one proxy. `direct` is this round's run without any.
@@ -72,11 +76,12 @@ impl Laboratory {
         self.latencies(upstream, protocol).context("the run without a proxy failed")
     }
 
-    /// `variant` beside the plain proxy of the same make, turn by turn in alternating order.
+    /// `variant` beside what it is compared with, of the same make, turn by turn in alternating order.
     pub(crate) fn compare(&mut self, contender: Contender, variant: Variant) -> Result<Comparison> {
-        let plain = self.start(contender, Protocol::Http1, Variant::Plain)?;
+        let plain = self.start(contender, Protocol::Http1, variant.baseline())?;
         let changed = self.start(contender, Protocol::Http1, variant)?;
         let (mut cpu_ratios, mut cpu_seconds_per_100k, mut answered) = (Vec::new(), Vec::new(), 0.0);
+        let mut added = Vec::new();
         for turn in 0..self.pacing.turns {
             let (first, second) = if turn % 2 == 0 { (&plain, &changed) } else { (&changed, &plain) };
             let costs = self.turn(first).and_then(|first| Ok((first, self.turn(second)?)));
@@ -85,15 +90,32 @@ impl Laboratory {
             cpu_ratios.push(changed.cpu_per_100k() / plain.cpu_per_100k());
             cpu_seconds_per_100k.push(changed.cpu_per_100k());
             answered += changed.answered;
+            if variant == Variant::SharedLimit {
+                let (first, second) = (self.waits(first)?, self.waits(second)?);
+                added.push(if turn % 2 == 0 { first.added(&second) } else { second.added(&first) });
+            }
         }
         plain.end(&mut self.engine)?;
         let lines = changed.end(&mut self.engine)?;
-        Ok(Comparison { contender, variant, cpu_ratios, cpu_seconds_per_100k, answered, lines })
+        Ok(Comparison { contender, variant, cpu_ratios, cpu_seconds_per_100k, added, answered, lines })
+    }
+
+    /// How long answers take at the fixed rate.
+    fn waits(&mut self, guest: &Guest) -> Result<Latencies> {
+        let mut run = || {
+            self.engine.open(guest.site.listen, Protocol::Http1, Protocol::Http1.open_shape())?;
+            self.engine.constant_rate(FIXED_RATE, TURN_WARM_UP)?;
+            let histogram = self.engine.constant_rate(FIXED_RATE, TURNS_FOR_LATENCIES * self.pacing.turn)?;
+            self.engine.close()?;
+            Ok::<_, anyhow::Error>(Latencies::from(&histogram))
+        };
+        run().with_context(|| explain(Contender::Fusebox, Protocol::Http1, &guest.process))
     }
 
     fn start(&mut self, contender: Contender, protocol: Protocol, variant: Variant) -> Result<Guest> {
         let folder = tempfile::tempdir()?;
         let site = Site::new(self.engine.upstream(protocol)?, folder.path())?;
+        let store = if variant == Variant::SharedLimit { Some(self.start_store(&site)?) } else { None };
         let mut command = contender.command(protocol, variant, &site, &self.programs)?;
         let mut process = Process::start(&mut command, log_in(folder.path()))?;
         let engine = &mut self.engine;
@@ -105,7 +127,14 @@ impl Laboratory {
                 self.programs.configurations.display()
             )
         })?;
-        Ok(Guest { process, site, folder })
+        Ok(Guest { process, store, site, folder })
+    }
+
+    fn start_store(&mut self, site: &Site) -> Result<Process> {
+        let mut store = Process::start(&mut self.programs.store(site), site.folder.join("store.log"))?;
+        let engine = &mut self.engine;
+        store.await_listening(site.store, || engine.rest(LOOK_EVERY)).context("Redis did not start")?;
+        Ok(store)
     }
 
     fn figures(&mut self, guest: &Guest, protocol: Protocol, direct: &Latencies) -> Result<Figures> {
@@ -183,6 +212,9 @@ impl Guest {
     /// Ends it, and counts the lines it printed.
     fn end(self, engine: &mut Engine) -> Result<usize> {
         self.process.stop(|| engine.rest(LOOK_EVERY))?;
+        if let Some(store) = self.store {
+            store.stop(|| engine.rest(LOOK_EVERY))?;
+        }
         let printed = BufReader::new(File::open(log_in(self.folder.path()))?);
         Ok(printed.split(b'\n').map_while(Result::ok).count())
     }

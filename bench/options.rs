@@ -26,7 +26,10 @@ const EXAMPLES: &str = "Examples:
     make bench ARGS='--only access-log,breakers'
 
   What a limit for each client costs, in ours, in Envoy and in nginx:
-    make bench ARGS='--only limit'";
+    make bench ARGS='--only limit'
+
+  What a limit kept in Redis adds to latencies:
+    make bench ARGS='--only shared-limit'";
 
 /// Measures Fusebox's proxy beside Envoy, nginx and HAProxy.
 #[derive(Debug, Parser)]
@@ -82,6 +85,8 @@ pub(crate) enum Only {
     Breakers,
     /// Ours, Envoy and nginx with a limit for each client, against none.
     Limit,
+    /// Our proxy with a limit kept in Redis, against none: what it adds to latencies.
+    SharedLimit,
 }
 
 /// What is to be measured, after `--only`.
@@ -92,6 +97,7 @@ pub(crate) struct Selection {
     pub(crate) access_log: bool,
     pub(crate) breakers: bool,
     pub(crate) limit: bool,
+    pub(crate) shared_limit: bool,
 }
 
 impl Selection {
@@ -106,7 +112,8 @@ impl Selection {
         protocols.dedup();
         let (access_log, breakers) = (only.contains(&Only::AccessLog), only.contains(&Only::Breakers));
         let limit = only.contains(&Only::Limit);
-        let any_scenario = access_log || breakers || limit || !protocols.is_empty();
+        let shared_limit = only.contains(&Only::SharedLimit);
+        let any_scenario = access_log || breakers || limit || shared_limit || !protocols.is_empty();
         let ours = contenders.is_empty() || contenders.contains(&Contender::Fusebox);
         Self {
             contenders: if contenders.is_empty() { Contender::ALL.to_vec() } else { contenders },
@@ -114,6 +121,7 @@ impl Selection {
             access_log: ours && (access_log || !any_scenario),
             breakers: ours && (breakers || !any_scenario),
             limit: limit || !any_scenario,
+            shared_limit: ours && (shared_limit || !any_scenario),
         }
     }
 
@@ -130,7 +138,7 @@ impl Only {
             Self::Envoy => Some(Contender::Envoy),
             Self::Nginx => Some(Contender::Nginx),
             Self::Haproxy => Some(Contender::Haproxy),
-            Self::Http1 | Self::Grpc | Self::AccessLog | Self::Breakers | Self::Limit => None,
+            Self::Http1 | Self::Grpc | Self::AccessLog | Self::Breakers | Self::Limit | Self::SharedLimit => None,
         }
     }
 
@@ -159,7 +167,7 @@ mod tests {
     fn nothing_named_is_everything() {
         let all = Selection::of(&[]);
         assert_eq!((all.contenders.len(), all.protocols.len()), (4, 2));
-        assert!(all.access_log && all.breakers && all.limit && all.is_everything());
+        assert!(all.access_log && all.breakers && all.limit && all.shared_limit && all.is_everything());
     }
 
     #[test]

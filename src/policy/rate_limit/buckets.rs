@@ -22,7 +22,7 @@ use super::verdict::{Ask, Exceed, Verdict};
 pub const MAX_TRACKED_KEYS: usize = 1_000_000;
 
 /// The most shards; each is a lock of its own.
-const MAX_SHARDS: usize = 16;
+const MAX_SHARDS: usize = 64;
 
 const _: () = assert!(MAX_TRACKED_KEYS / MAX_SHARDS < index::MAX_SLOTS, "a shard can't number its places");
 

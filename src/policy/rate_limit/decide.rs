@@ -5,9 +5,20 @@
 
 use std::time::{Duration, Instant};
 
+use smallvec::SmallVec;
+
 use super::buckets::{Buckets, Reservation};
 use super::digest::KeyId;
 use super::verdict::{Ask, Outcome, Refusal, Verdict};
+
+/// Limits that concern one request, as a rule: for no more of them, no memory is taken.
+const USUAL: usize = 2;
+
+/// What each limit said of a request, in the order of the demands.
+pub type Verdicts = SmallVec<[Verdict; USUAL]>;
+
+/// What each limit was spent from by a request, in the order of the demands.
+pub type Reservations = SmallVec<[Option<Reservation>; USUAL]>;
 
 /// What one request asks of one limit.
 #[derive(Clone, Copy, Debug)]
@@ -29,15 +40,14 @@ pub struct Decision {
     /// The limit, as a number of a demand, that the outcome comes from, where it is not allowed at once.
     pub decisive: Option<usize>,
     /// What each limit said, in the order of the demands.
-    pub verdicts: Vec<Verdict>,
+    pub verdicts: Verdicts,
     /// What each limit was spent from; nothing where the request is refused.
-    reservations: Vec<Option<Reservation>>,
+    reservations: Reservations,
 }
 
 /// Asks all limits, and spends from all where none refuses.
 pub fn decide(demands: &[Demand<'_>], now: Instant) -> Decision {
-    let mut verdicts: Vec<Verdict> = Vec::with_capacity(demands.len());
-    let mut reservations = Vec::with_capacity(demands.len());
+    let (mut verdicts, mut reservations) = (Verdicts::new(), Reservations::new());
     let mut refused = false;
     for Demand { buckets, key, ask } in demands {
         let (verdict, reservation) =
@@ -83,7 +93,7 @@ impl Decision {
     }
 
     /// What it spent, in the order of the demands. That of a limit for which it waits is spent by [`Buckets::settle`] only.
-    pub fn into_reservations(self) -> Vec<Option<Reservation>> {
+    pub fn into_reservations(self) -> Reservations {
         self.reservations
     }
 }

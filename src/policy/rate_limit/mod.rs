@@ -21,7 +21,7 @@ mod waiting;
 
 pub use buckets::{Buckets, MAX_TRACKED_KEYS, Reservation, Source};
 pub use counters::{Counters, Counts};
-pub use decide::{Decision, Demand, decide};
+pub use decide::{Decision, Demand, Reservations, Verdicts, decide};
 pub use digest::{
     DigestError, KeyDigest, KeyId, KeyPrefix, LEAST_PREFIX_DIGITS, MAX_REDACTED_CHARACTERS, digest, redacted,
 };

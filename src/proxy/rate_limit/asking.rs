@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use fusebox_policy::config::{LimitHeaders, Mode, ShowKeys};
 use fusebox_policy::rate_limit::{
-    Ask, Decision, Demand, Exceed, KeyDigest, Outcome, Rate, Refusal, Source, Verdict, decide,
+    Ask, Decision, Demand, Exceed, KeyDigest, Outcome, Rate, Refusal, Source, Verdict, Verdicts, decide,
 };
 use http::{HeaderMap, Response};
 use smallvec::SmallVec;
@@ -71,7 +71,7 @@ pub(crate) struct Later {
     limiter: Arc<Limiter>,
     /// Limits of this proxy, and what they said.
     concerns: Concerns,
-    verdicts: Vec<Verdict>,
+    verdicts: Verdicts,
     held: Held,
     /// Limits that the store decides on.
     shared: Concerns,
@@ -79,7 +79,7 @@ pub(crate) struct Later {
 
 /// What was said of a request in place of buckets of this proxy.
 struct Elsewhere {
-    verdicts: Vec<Verdict>,
+    verdicts: Verdicts,
     decider: Decider,
 }
 
@@ -156,7 +156,7 @@ impl Limiter {
         shared: &Concerns,
         (subject, now): (&Subject<'_>, Instant),
     ) -> Option<Result<Passed, Box<Refused>>> {
-        let (mut concerns, mut verdicts) = (Concerns::new(), Vec::new());
+        let (mut concerns, mut verdicts) = (Concerns::new(), Verdicts::new());
         for concern in shared {
             let refused = &self.rule_of(concern).tracked.refused;
             if let Some(left) = refused.certain(concern.key.id(), concern.ask.cost, now) {

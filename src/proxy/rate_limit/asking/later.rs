@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use fusebox_policy::config::{Mode, StoreFailure};
-use fusebox_policy::rate_limit::{Ask, Entry, Exceed, Outcome, Refusal, Verdict};
+use fusebox_policy::rate_limit::{Ask, Entry, Exceed, Outcome, Refusal, Verdict, Verdicts};
 
 use super::super::counts::{Decided, Decider};
 use super::super::key::Subject;
@@ -48,7 +48,7 @@ impl Later {
         let demands: Vec<_> = self.shared.iter().filter_map(demand).collect();
         let asked = Instant::now();
         let said = match common.decide(&demands).await {
-            Ok(verdicts) => Elsewhere { verdicts, decider: Decider::Store },
+            Ok(verdicts) => Elsewhere { verdicts: verdicts.into(), decider: Decider::Store },
             Err(lost) => {
                 tracing::debug!(reason = lost.reason(), "store did not decide");
                 self.without_store(common)?
@@ -63,7 +63,7 @@ impl Later {
         // In Shadow it is counted, and passes with nothing said.
         let passes = self.limiter.refuse((&self.shared, subject), &said, Instant::now())?;
         drop(passes);
-        Ok(Elsewhere { verdicts: Vec::new(), decider: said.decider })
+        Ok(Elsewhere { verdicts: Verdicts::new(), decider: said.decider })
     }
 
     fn remember(&self, verdicts: &[Verdict], asked: Instant) {
@@ -89,9 +89,9 @@ impl Later {
                 for concern in &self.shared {
                     limiter.rule_of(concern).tracked.counts.count(Decided::Limited, decider);
                 }
-                let Some(first) = self.shared.first() else { return Ok(Elsewhere { verdicts: Vec::new(), decider }) };
+                let Some(first) = self.shared.first() else { return Ok(Elsewhere { verdicts: Verdicts::new(), decider }) };
                 let lost = NoBucket { limit: first.limit, rule: first.rule, why: Why::StoreLost };
-                limiter.refuse_without_bucket(&lost).map(|_| Elsewhere { verdicts: Vec::new(), decider })
+                limiter.refuse_without_bucket(&lost).map(|_| Elsewhere { verdicts: Verdicts::new(), decider })
             }
             StoreFailure::LocalEstimate => {
                 let part = |concern: &Concern| {
