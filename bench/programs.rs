@@ -58,7 +58,8 @@ impl Programs {
             fetch_envoy(&cache, &found.envoy)?;
         }
         let wanted = |contender, path: &Path| contenders.contains(&contender) && !path.exists();
-        if wanted(Contender::Nginx, &found.nginx) || wanted(Contender::Haproxy, &found.haproxy)
+        if wanted(Contender::Nginx, &found.nginx)
+            || wanted(Contender::Haproxy, &found.haproxy)
             || selection.shared_limit && !found.redis.exists()
         {
             unpack_debian(&cache, &debian)?;

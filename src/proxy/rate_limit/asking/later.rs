@@ -89,7 +89,9 @@ impl Later {
                 for concern in &self.shared {
                     limiter.rule_of(concern).tracked.counts.count(Decided::Limited, decider);
                 }
-                let Some(first) = self.shared.first() else { return Ok(Elsewhere { verdicts: Verdicts::new(), decider }) };
+                let Some(first) = self.shared.first() else {
+                    return Ok(Elsewhere { verdicts: Verdicts::new(), decider });
+                };
                 let lost = NoBucket { limit: first.limit, rule: first.rule, why: Why::StoreLost };
                 limiter.refuse_without_bucket(&lost).map(|_| Elsewhere { verdicts: Verdicts::new(), decider })
             }
