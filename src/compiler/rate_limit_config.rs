@@ -3,42 +3,30 @@
 //! What it writes must be acceptable to every proxy, so that a mistake is a condition on the policy and never a refusal by a
 //! proxy. Values of Secrets and ConfigMaps are only ever named here, and only for sidecars of the policy's own namespace.
 
+mod store;
+mod values;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use fusebox_api::RateLimitSpec;
 use fusebox_api::common::Side;
-use fusebox_api::rate_limit::{self as api, ExceedAction, RedisAddress};
-use fusebox_policy::config::{self, RedisStore, RedisTopology, Reference, ReferenceKind, TargetId};
+use fusebox_api::rate_limit::{self as api, ExceedAction};
+use fusebox_policy::config::{self, RedisStore, Reference, TargetId};
 use fusebox_policy::rate_limit::Settings;
 
+use self::store::store_of;
+use self::values::{either, entry, value_from};
 use crate::common_config::{mode, request_match, side};
 use crate::plan::{LimitName, LimitPart, Refusal};
 use crate::snapshot::{RateLimit, ReferenceState};
 
-/// The keys of a Secret with credentials.
-const USERNAME: &str = "username";
-const PASSWORD: &str = "password";
-
-/// The keys of a Secret with a certificate, as type `kubernetes.io/tls` has them.
-const CERTIFICATE: &str = "tls.crt";
-const PRIVATE_KEY: &str = "tls.key";
-
-/// Where Amazon's machines have their metadata by IPv6; by IPv4 it is link-local everywhere.
-const METADATA_IPV6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+pub(crate) use self::values::{names_values, references};
 
 /// A policy's limits in the engine's words; none where the spec can't be enforced.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Limits {
     limits: Vec<config::Limit>,
     store: Option<RedisStore>,
-}
-
-/// Whether the store can do without a value.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Need {
-    Required,
-    Optional,
 }
 
 /// A policy's limits, as far as `known` tells of the values that they name.
@@ -55,28 +43,6 @@ pub(crate) fn limits(source: &RateLimit, known: &BTreeMap<Reference, ReferenceSt
     let limits = Limits { limits: limits.collect::<Result<_, _>>()?, store };
     check_settings(&limits, source)?;
     Ok(limits)
-}
-
-/// Every value that a policy names, with what is known of it. A username that is not there is none that is missing.
-pub(crate) fn references(
-    source: &RateLimit,
-    known: &BTreeMap<Reference, ReferenceState>,
-) -> BTreeMap<Reference, ReferenceState> {
-    let state = |reference: &Reference| known.get(reference).cloned().unwrap_or_default();
-    let named = named(source).into_iter().map(|(reference, need)| {
-        let found = match (state(&reference), need) {
-            (ReferenceState::KeyMissing, Need::Optional) => ReferenceState::Present { revision: String::new() },
-            (found, _) => found,
-        };
-        (reference, found)
-    });
-    named.collect()
-}
-
-/// Whether limits depend on values that sidecars of other namespaces are never sent.
-pub(crate) fn names_values(spec: &RateLimitSpec) -> bool {
-    let claims = |limit: &api::Limit| limit.key.iter().any(|part| part.jwt_claim.is_some());
-    spec.limits.iter().any(|limit| limit.quotas_from.is_some() || claims(limit))
 }
 
 impl Limits {
@@ -298,176 +264,6 @@ fn quotas(namespace: &str, field: &str, from: &api::QuotasFrom) -> Result<config
     })
 }
 
-/// Every value that a policy names, and whether it can do without.
-fn named(source: &RateLimit) -> Vec<(Reference, Need)> {
-    let (namespace, spec) = (source.id.namespace.as_str(), &source.spec);
-    let mut named = Vec::new();
-    for limit in &spec.limits {
-        let claims = limit.key.iter().filter_map(|part| part.jwt_claim.as_ref());
-        named.extend(claims.filter_map(|claim| value_from(namespace, &claim.keys_from)));
-        let quotas = limit.quotas_from.as_ref();
-        named.extend(quotas.and_then(|it| entry(namespace, (it.config_map_ref.as_ref(), it.secret_ref.as_ref()))));
-    }
-    let mut named: Vec<(Reference, Need)> = named.into_iter().map(|it| (it, Need::Required)).collect();
-    let Some(api::Store { redis }) = &spec.store else { return named };
-    let secret = |name: &api::ObjectName, key: &str| secret(namespace, &name.name, key);
-    if let Some(login) = &redis.secret_ref {
-        named.push((secret(login, USERNAME), Need::Optional));
-        named.push((secret(login, PASSWORD), Need::Required));
-    }
-    if let Some(api::RedisTls { ca_from, certificate_from }) = &redis.tls {
-        named.extend(ca_from.as_ref().and_then(|from| value_from(namespace, from)).map(|it| (it, Need::Required)));
-        let own = certificate_from.iter().flat_map(|name| [secret(name, CERTIFICATE), secret(name, PRIVATE_KEY)]);
-        named.extend(own.map(|it| (it, Need::Required)));
-    }
-    named
-}
-
-fn store_of(
-    source: &RateLimit,
-    redis: &api::Redis,
-    known: &BTreeMap<Reference, ReferenceState>,
-) -> Result<RedisStore, Refusal> {
-    let (namespace, name) = (&source.id.namespace, &source.id.name);
-    let login = |key: &str| redis.secret_ref.as_ref().map(|secret_ref| secret(namespace, &secret_ref.name, key));
-    let username = login(USERNAME).filter(|it| known.get(it) != Some(&ReferenceState::KeyMissing));
-    Ok(RedisStore {
-        topology: topology(redis)?,
-        database: redis.database,
-        username,
-        password: login(PASSWORD),
-        tls: redis.tls.as_ref().map(|tls| tls_of(namespace, tls)).transpose()?,
-        key_prefix: redis.key_prefix.clone().unwrap_or_else(|| format!("fusebox:{namespace}:{name}")),
-        timeout_ms: redis.timeout.as_millis(),
-    })
-}
-
-fn topology(redis: &api::Redis) -> Result<RedisTopology, Refusal> {
-    let field = "spec.store.redis";
-    match (&redis.address, &redis.sentinel, &redis.cluster) {
-        (Some(address), None, None) => {
-            Ok(RedisTopology::Single { address: checked_address(&format!("{field}.address"), address)? })
-        }
-        (None, Some(sentinel), None) => Ok(RedisTopology::Sentinel {
-            addresses: checked_addresses(&format!("{field}.sentinel"), &sentinel.addresses)?,
-            primary: sentinel.primary.clone(),
-        }),
-        (None, None, Some(cluster)) => Ok(RedisTopology::Cluster {
-            addresses: checked_addresses(&format!("{field}.cluster"), &cluster.addresses)?,
-        }),
-        _ => Err(invalid(field, "set exactly one of address, sentinel and cluster")),
-    }
-}
-
-fn tls_of(namespace: &str, tls: &api::RedisTls) -> Result<config::RedisTls, Refusal> {
-    let api::RedisTls { ca_from, certificate_from } = tls;
-    let authorities =
-        ca_from.as_ref().map(|from| value_from(namespace, from).ok_or_else(|| either("spec.store.redis.tls.caFrom")));
-    let own = |key: &str| certificate_from.as_ref().map(|name| secret(namespace, &name.name, key));
-    Ok(config::RedisTls {
-        authorities: authorities.transpose()?,
-        certificate: own(CERTIFICATE),
-        private_key: own(PRIVATE_KEY),
-    })
-}
-
-fn checked_addresses(field: &str, addresses: &[RedisAddress]) -> Result<Vec<String>, Refusal> {
-    let checked = addresses.iter().enumerate();
-    checked.map(|(index, address)| checked_address(&format!("{field}.addresses[{index}]"), address)).collect()
-}
-
-/// The schema refuses the usual spellings of what is refused here.
-fn checked_address(field: &str, RedisAddress(address): &RedisAddress) -> Result<String, Refusal> {
-    let unreadable = || invalid(field, "must be host:port, such as redis.shop:6379, 10.0.0.7:6379 or [fd00::7]:6379");
-    let (host, port) = address.rsplit_once(':').ok_or_else(unreadable)?;
-    if port.parse::<u16>().ok().is_none_or(|port| port == 0) {
-        return Err(invalid(field, "must end with a port between 1 and 65535"));
-    }
-    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    let address_of_host: Option<IpAddr> = match bracketed {
-        Some(inner) => Some(IpAddr::V6(inner.parse().map_err(|_| unreadable())?)),
-        // A name whose last part begins with a digit is an address to some resolvers, such as 127.1 or 0x7f000001.
-        None if host.rsplit('.').next().is_some_and(|last| last.starts_with(|it: char| it.is_ascii_digit())) => {
-            Some(IpAddr::V4(host.parse().map_err(|_| unreadable())?))
-        }
-        None if !host.is_empty() && host.bytes().all(|it| it.is_ascii_alphanumeric() || b"._-".contains(&it)) => None,
-        None => return Err(unreadable()),
-    };
-    match address_of_host {
-        Some(ip) if is_forbidden(ip) => {
-            Err(invalid(field, "must not lead back into the pod or to the node's metadata: name the Redis server"))
-        }
-        _ => Ok(address.clone()),
-    }
-}
-
-fn is_forbidden(ip: IpAddr) -> bool {
-    let forbidden = |ip: Ipv4Addr| ip.is_loopback() || ip.is_link_local() || ip.octets()[0] == 0 || ip.is_multicast();
-    match ip {
-        IpAddr::V4(ip) => forbidden(ip),
-        IpAddr::V6(ip) => {
-            ip.is_loopback()
-                || ip.is_unspecified()
-                || ip.is_unicast_link_local()
-                || ip.is_multicast()
-                || ip == METADATA_IPV6
-                || ip.to_ipv4().is_some_and(forbidden)
-        }
-    }
-}
-
-fn value_from(namespace: &str, from: &api::ValueFrom) -> Option<Reference> {
-    entry(namespace, (from.config_map_ref.as_ref(), from.secret_ref.as_ref()))
-}
-
-fn entry(namespace: &str, refs: (Option<&api::ObjectKey>, Option<&api::ObjectKey>)) -> Option<Reference> {
-    let (kind, object) = match refs {
-        (Some(map), None) => (ReferenceKind::ConfigMap, map),
-        (None, Some(secret)) => (ReferenceKind::Secret, secret),
-        _ => return None,
-    };
-    let (name, key) = (object.name.clone(), object.key.clone());
-    Some(Reference { kind, namespace: namespace.to_owned(), name, key })
-}
-
-fn secret(namespace: &str, name: &str, key: &str) -> Reference {
-    let (namespace, name, key) = (namespace.to_owned(), name.to_owned(), key.to_owned());
-    Reference { kind: ReferenceKind::Secret, namespace, name, key }
-}
-
-fn either(field: &str) -> Refusal {
-    invalid(field, "set exactly one of configMapRef and secretRef")
-}
-
 fn invalid(field: &str, problem: &str) -> Refusal {
     Refusal::InvalidSpec { field: field.to_owned(), problem: problem.to_owned() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn checked(address: &str) -> Result<String, Refusal> {
-        checked_address("spec.store.redis.address", &RedisAddress(address.to_owned()))
-    }
-
-    #[test]
-    fn servers_are_told_by_name_and_by_address() {
-        for address in ["redis:6379", "redis.shop.svc:65535", "10.0.0.7:6379", "[fd00::7]:6379", "a1.b2:1"] {
-            assert_eq!(checked(address).as_deref(), Ok(address));
-        }
-    }
-
-    #[test]
-    fn addresses_of_the_pod_itself_and_of_the_nodes_metadata_are_refused_however_they_are_written() {
-        let own = ["127.0.0.1", "127.9.9.9", "0.0.0.0", "169.254.169.254", "[::1]", "[::]", "[0:0:0:0:0:0:0:1]"];
-        let more = ["[::ffff:127.0.0.1]", "[::ffff:a9fe:a9fe]", "[fe80::1]", "[fd00:ec2::254]", "127.1", "0x7f000001"];
-        for host in own.into_iter().chain(more).chain(["2130706433", "017700000001", "[::127.0.0.1]"]) {
-            let refusal = checked(&format!("{host}:6379")).unwrap_err();
-            assert_eq!(refusal.reason(), "InvalidSpec", "{host}");
-        }
-        for address in ["redis", "redis:0", "redis:65536", "redis:", "[::1:6379", "redis:6379:1x"] {
-            assert!(checked(address).is_err(), "{address}");
-        }
-    }
 }

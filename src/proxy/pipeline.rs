@@ -12,8 +12,10 @@ pub(crate) mod interim;
 mod limited;
 mod logged;
 pub(crate) mod normalize;
+mod outgoing;
 pub(crate) mod own_refusals;
 pub(crate) mod problem;
+mod refusing;
 pub(crate) mod request_body;
 pub(crate) mod response_body;
 mod retry_after;
@@ -24,13 +26,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use fusebox_policy::circuit_breaker::Refusal;
-use fusebox_policy::config::{ForcedState, Mode};
-use fusebox_policy::report::BreakerState;
-use http::header::{self, HeaderValue};
-use http::uri::PathAndQuery;
-use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
-use http_body_util::BodyExt;
+use http::header::HeaderValue;
+use http::{HeaderMap, Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 
 use self::deadline::{Deadline, Whose};
@@ -38,25 +35,18 @@ use self::exchange::Exchange;
 use self::gate::Gate;
 use self::logged::Logged;
 use self::normalize::BadRequest;
+use self::outgoing::{outgoing, with_deadline};
 use self::problem::Place;
-use self::request_body::{ClientBody, RequestBody};
+use self::refusing::{discard, refusal_words, refuse, unknown_host};
+use self::request_body::ClientBody;
 use self::response_body::{Passage, ResponseBody, Served};
 use self::upgrade::Upgrade;
 use crate::listener::activity::Activity;
 use crate::listener::caller::Caller;
 use crate::rate_limit::{Asked, Limiter, Passed};
 use crate::series::Ending;
-use crate::snapshot::{Guard, Route, Rule};
+use crate::snapshot::{Route, Rule};
 use crate::upstream::{self, Lease, UpstreamError};
-
-/// How much of a refused request's body is read and thrown away, so that its connection can be kept.
-pub(crate) const MAX_DRAIN_BYTES: u64 = 256 << 10;
-
-/// How long that may take.
-pub(crate) const MAX_DRAIN_TIME: Duration = Duration::from_secs(1);
-
-/// How many Services the answer to an unknown Host names.
-const MAX_NAMED_SERVICES: usize = 10;
 
 type Sending = Result<(Response<Incoming>, Lease), UpstreamError>;
 
@@ -230,67 +220,6 @@ async fn forward(
     }
 }
 
-/// The request as it goes out, and what tells how far its body came.
-fn outgoing(
-    request: Request<Incoming>,
-    caller: &Caller,
-    manner: &Manner,
-) -> (Request<RequestBody>, Option<Arc<ClientBody>>) {
-    let (mut parts, body) = request.into_parts();
-    // HTTP/1.0 goes out as HTTP/1.1: a proxy sends its own version (RFC 9110 section 2.5), and 1.0 has no chunks.
-    parts.version = if manner.version == Version::HTTP_2 { Version::HTTP_2 } else { Version::HTTP_11 };
-    let (mut body, client) = RequestBody::new(body, manner.version, &caller.activity);
-    if manner.version == Version::HTTP_2 {
-        // A stream of gRPC may be silent for long; of HTTP/1.1 the watch over the connection sees to it.
-        if !grpc::is_grpc(&parts.headers) {
-            body.bound_silence(caller.enforcer.limits().body);
-        }
-        absolute(&mut parts);
-        return (Request::from_parts(parts, body), client);
-    }
-    let held = client.clone().filter(|_| expects_leave(&parts.headers));
-    if held.is_some() {
-        body.hold_until_wanted();
-    }
-    let mut request = Request::from_parts(parts, body);
-    normalize::frame(&mut request);
-    let listener = interim::Listener { activity: Arc::clone(&caller.activity), version: manner.version, held };
-    interim::listen(&mut request, listener);
-    if let Some(upgrade) = &manner.upgrade {
-        upgrade.ask(&mut request);
-    }
-    (request, client)
-}
-
-/// HTTP/2 names the authority in the target.
-fn absolute(parts: &mut http::request::Parts) {
-    let Some(host) = parts.headers.get(header::HOST) else { return };
-    let path = parts.uri.path_and_query().cloned();
-    let target = Uri::builder()
-        .scheme("http")
-        .authority(host.as_bytes())
-        .path_and_query(path.unwrap_or_else(|| PathAndQuery::from_static("/")))
-        .build();
-    if let Ok(target) = target {
-        parts.uri = target;
-    }
-}
-
-/// The upstream of a gRPC call learns of the rule's time where that is shorter than the caller's.
-fn with_deadline(mut request: Request<RequestBody>, rule: &Rule, patience: Option<Duration>) -> Request<RequestBody> {
-    let Some(limit) = rule.timeout.filter(|_| request.version() == Version::HTTP_2) else { return request };
-    let enforced = rule.guard.as_ref().is_some_and(|guard| guard.mode == Mode::Enforce);
-    if enforced && patience.is_none_or(|patience| limit < patience) && grpc::is_grpc(request.headers()) {
-        request.headers_mut().insert(grpc::TIMEOUT, grpc::timeout_value(limit));
-    }
-    request
-}
-
-/// Whether the client waits to be asked for its body.
-fn expects_leave(headers: &HeaderMap) -> bool {
-    headers.get(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
-}
-
 /// What `sending` brings, or whose time was over first.
 async fn within(
     deadline: &mut Option<Deadline>,
@@ -341,69 +270,10 @@ fn is_own_refusal<B>(response: &Response<B>, lease: &Lease, caller: &Caller) -> 
     own
 }
 
-/// The policy's fixed answer, or else a problem document; a gRPC caller could read nothing of the former.
-fn refuse(rule: &Rule, refusal: &Refusal, request: &Request<Incoming>) -> Response<ResponseBody> {
-    let Some(guard) = &rule.guard else { return problem::reset(place(rule)) };
-    let (state, header) = refusal_words(guard, refusal);
-    if let Some(fallback) = guard.fallback.as_ref().filter(|_| !grpc::is_grpc(request.headers())) {
-        return fallback.answer(request.method(), header).map(ResponseBody::Local);
-    }
-    problem::refused(place(rule), state, header, refusal.retry_after)
-}
-
-fn refusal_words<'a>(guard: &'a Guard, refusal: &Refusal) -> (&'static str, &'a HeaderValue) {
-    match (refusal.forced, refusal.state) {
-        (Some(ForcedState::ForcedOpen | ForcedState::ForcedClosed), _) => ("forced-open", &guard.refusal.forced),
-        (None, BreakerState::HalfOpen) => ("half-open", &guard.refusal.half_open),
-        (None, BreakerState::Open) => ("open", &guard.refusal.open),
-        (None, BreakerState::Closed) => ("recovering", &guard.refusal.recovering),
-    }
-}
-
 fn place(rule: &Rule) -> Place<'_> {
     Place {
         policy: rule.guard.as_ref().map_or("", |guard| &guard.policy),
         target: &rule.target,
         rule: &rule.series.labels().rule,
     }
-}
-
-fn unknown_host(caller: &Caller, request: Request<Incoming>) -> Response<ResponseBody> {
-    let enforcer = &caller.enforcer;
-    enforcer.counters().invalid_request();
-    discard(request, caller);
-    let snapshot = enforcer.snapshot();
-    let mut names: Vec<String> = snapshot
-        .by_host
-        .iter()
-        .flat_map(|(namespace, services)| services.keys().map(move |service| format!("{service}.{namespace}")))
-        .collect();
-    names.sort_unstable();
-    names.truncate(MAX_NAMED_SERVICES);
-    problem::no_route(&names.join(", "))
-}
-
-/// Reads a bounded part of a body nobody wants, so that the client can use its connection again. Where the
-/// client still waits for leave to send it, the connection is closed instead.
-fn discard(request: Request<Incoming>, caller: &Caller) {
-    let waits = request.headers().contains_key(header::EXPECT);
-    let mut body = request.into_body();
-    if body.is_end_stream() || waits || body.size_hint().lower() > MAX_DRAIN_BYTES {
-        return;
-    }
-    let open = caller.activity.begin_body();
-    tokio::spawn(tokio::time::timeout(MAX_DRAIN_TIME, async move {
-        let mut left = MAX_DRAIN_BYTES;
-        loop {
-            match body.frame().await {
-                None => return open.complete(),
-                Some(Err(_)) => return,
-                Some(Ok(frame)) => {
-                    let length = frame.data_ref().map_or(0, bytes::Bytes::len) as u64;
-                    let Some(rest) = left.checked_sub(length) else { return };
-                    left = rest;
-                }
-            }
-        }
-    }));
 }

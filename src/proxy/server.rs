@@ -3,6 +3,9 @@
 //! It must come up without an operator and without a configuration: traffic has to flow before
 //! anybody can tell it anything.
 
+mod binding;
+mod recalling;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,22 +20,19 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use self::binding::{Bound, bind_admin, bind_all, topology};
+use self::recalling::{load_file, recall};
 use crate::access_log::AccessLog;
 use crate::admin::{self, Admin};
-use crate::bootstrap;
-use crate::clock;
 use crate::config_error::ConfigError;
 use crate::control;
 use crate::enforcer::{Applied, Enforcer};
 use crate::health::{Component, Health, HealthReport};
-use crate::interception;
 use crate::listener::Serving;
-use crate::options::{Options, ServicePort};
-use crate::pipeline::hop::Direction;
+use crate::options::Options;
 use crate::probes::Prober;
 use crate::rate_limit::commands;
-use crate::snapshot::{Destination, Topology};
-use crate::state_file::{Keeper, Saved};
+use crate::state_file::Keeper;
 use crate::view::{self, ListenerView, StateView};
 
 /// How often breakers that are not closed are asked whether something is due.
@@ -40,10 +40,6 @@ const ADVANCE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How many of those steps pass between two sweeps of idle connections.
 const STEPS_PER_SWEEP: u32 = 10;
-
-/// The kinds of listeners that take what was going elsewhere.
-const TRANSPARENT_INBOUND: &str = "transparent-inbound";
-const TRANSPARENT_OUTBOUND: &str = "transparent-outbound";
 
 /// A running proxy. Dropped, it stops at once; [`Proxy::drain`] ends it gently.
 #[derive(Debug)]
@@ -88,14 +84,6 @@ pub enum StartError {
         /// The missing argument.
         missing: &'static str,
     },
-}
-
-/// A listener that is bound but not yet served.
-struct Bound {
-    listener: TcpListener,
-    view: ListenerView,
-    /// Its place among [`Topology::listeners`]; two may share one.
-    place: usize,
 }
 
 impl Proxy {
@@ -245,129 +233,6 @@ pub fn termination() -> io::Result<impl Future<Output = ()>> {
             _ = interrupt.recv() => {}
         }
     })
-}
-
-fn topology(options: &Options) -> Topology {
-    let inbound = options
-        .inbound
-        .iter()
-        .map(|spec| Destination::Application { address: spec.application.clone(), port: spec.port });
-    let outbound = options.outbound.iter().map(|spec| match &spec.destination {
-        Some(place) => Destination::Service(place.clone()),
-        None => Destination::ByHost,
-    });
-    let redirected_in = options.transparent_inbound.iter().map(|_| Destination::Original(Direction::Inbound));
-    let redirected_out = options.transparent_outbound.iter().map(|_| Destination::Original(Direction::Outbound));
-    Topology {
-        listeners: inbound.chain(outbound).chain(redirected_in).chain(redirected_out).collect(),
-        upstreams: options.upstream.clone(),
-        endpoints_max_age: options.endpoints_max_age,
-        limits: options.limits,
-    }
-}
-
-/// Reads what an earlier process left of its breakers; who keeps it from now on, if that is wanted.
-async fn recall(options: &Options, enforcer: &Arc<Enforcer>, health: &Arc<Health>) -> Option<Keeper> {
-    let path = options.state_file.clone()?;
-    let shown = path.display().to_string();
-    let reading = path.clone();
-    let read = tokio::task::spawn_blocking(move || Saved::read(&reading, clock::unix_now_ms(), Instant::now())).await;
-    let (result, note) = match read {
-        Ok(Ok(Some(saved))) => {
-            tracing::info!(path = shown, breakers = saved.len(), "state file read");
-            enforcer.recall(saved);
-            ("restored", String::new())
-        }
-        Ok(Ok(None)) => ("missing", String::new()),
-        Ok(Err(error)) => (error.reason(), error.to_string()),
-        Err(_) => ("unreadable", "state file could not be read to its end".to_owned()),
-    };
-    enforcer.counters().read_state_file(result);
-    let note = if note.is_empty() { note } else { format!("{shown}: {note}; all breakers started closed") };
-    if !note.is_empty() {
-        tracing::error!(path = shown, reason = result, error = note, "state file is not used; starting clean");
-        health.state_file(Component::degraded(note.clone()));
-    }
-    Some(Keeper::new(path, enforcer, health, note))
-}
-
-async fn load_file(options: &Options, enforcer: &Arc<Enforcer>, health: &Health) {
-    let Some(path) = options.config.clone() else { return };
-    let shown = path.display().to_string();
-    let read = tokio::task::spawn_blocking(move || bootstrap::read_config(&path)).await;
-    let problem = match read {
-        Ok(Ok(Some(config))) => enforcer.apply(&config, &config.revision()).err().map(|error| error.to_string()),
-        Ok(Ok(None)) => {
-            tracing::info!(path = shown, "no configuration file yet; starting without policies");
-            None
-        }
-        Ok(Err(error)) => Some(error.to_string()),
-        Err(_) => Some("configuration file could not be read to its end".to_owned()),
-    };
-    if let Some(problem) = problem {
-        enforcer.counters().refused_config();
-        tracing::error!(path = shown, error = problem, "configuration file is not used; starting without policies");
-        health.config(Component::degraded(format!(
-            "{shown}: {problem}; starting without policies until the operator sends them"
-        )));
-    }
-}
-
-/// All listeners for traffic, in the order of [`topology`]; the two of one address have one place.
-fn bind_all(options: &Options) -> Result<Vec<Bound>, StartError> {
-    let inbound = options.inbound.iter().map(|spec| {
-        let destination = format!("{} (port {})", spec.application, spec.port);
-        ("inbound", spec.listen, destination)
-    });
-    let outbound = options.outbound.iter().map(|spec| {
-        let destination = spec.destination.as_ref();
-        let named = |to: &ServicePort| format!("{}/{}:{}", to.service.namespace, to.service.name, to.port);
-        ("outbound", spec.listen, destination.map(named).unwrap_or_default())
-    });
-    let transparent = |kind, addresses: &[SocketAddr]| {
-        addresses.iter().map(|address| (kind, *address, String::new())).collect::<Vec<_>>()
-    };
-    let redirected = [
-        transparent(TRANSPARENT_INBOUND, &options.transparent_inbound),
-        transparent(TRANSPARENT_OUTBOUND, &options.transparent_outbound),
-    ];
-    let mut bound = Vec::new();
-    for (place, (kind, address, destination)) in
-        inbound.chain(outbound).chain(redirected.into_iter().flatten()).enumerate()
-    {
-        let refuse = |source| StartError::Bind { kind, address, source };
-        for listener in sockets(kind, address).map_err(refuse)? {
-            let listener = Bound::new(kind, listener, destination.clone()).map_err(refuse)?;
-            bound.push(Bound { place, ..listener });
-        }
-    }
-    Ok(bound)
-}
-
-/// The admin port. The address that was asked for is the last.
-fn bind_admin(address: SocketAddr) -> Result<Vec<Bound>, StartError> {
-    let kind = "admin";
-    let refuse = |source| StartError::Bind { kind, address, source };
-    let listeners = sockets(kind, address).map_err(refuse)?;
-    listeners.into_iter().rev().map(|listener| Bound::new(kind, listener, String::new()).map_err(refuse)).collect()
-}
-
-/// Listens on one address; where it is for all, for the other family too. So does a loopback address that the kernel
-/// redirects to, since it redirects both families.
-fn sockets(kind: &str, address: SocketAddr) -> io::Result<Vec<TcpListener>> {
-    if address.ip().is_unspecified() || [TRANSPARENT_INBOUND, TRANSPARENT_OUTBOUND].contains(&kind) {
-        interception::bind(address)
-    } else {
-        Ok(vec![interception::listen(address)?])
-    }
-}
-
-impl Bound {
-    fn new(kind: &'static str, listener: TcpListener, destination: String) -> io::Result<Self> {
-        let address = listener.local_addr()?;
-        tracing::info!(kind, %address, destination, "listening");
-        Ok(Self { listener, view: ListenerView { kind, address, destination }, place: 0 })
-    }
 }
 
 /// Runs `work` until the proxy stops.

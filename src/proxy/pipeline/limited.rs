@@ -9,9 +9,10 @@ use fusebox_policy::config::Mode;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
+use super::Manner;
 use super::logged::Logged;
+use super::refusing::discard;
 use super::response_body::ResponseBody;
-use super::{Manner, discard};
 use crate::listener::caller::Caller;
 use crate::rate_limit::key::Subject;
 use crate::rate_limit::{Asked, Later, Limiter, Passed, Refused};

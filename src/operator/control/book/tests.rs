@@ -1,8 +1,12 @@
 //! The book's rules, with events and instants made up.
 
-use fusebox_policy::config::{Mode, PolicyVersion, Reference, ReferenceKind, Side, TargetId};
-use fusebox_policy::report::{BlockedClient, BreakerState};
+use fusebox_compiler::Kind;
+use fusebox_policy::config::{
+    BreakerKey, LimitKey, Mode, PolicyId, PolicyVersion, Reference, ReferenceKind, Side, TargetId,
+};
+use fusebox_policy::report::{BlockedClient, BreakerReport, BreakerState, BrokenReference, LimitReport, ProxyReport};
 
+use super::super::event::{Acknowledgement, Rejection};
 use super::*;
 
 fn pod(uid: &str) -> PodRef {
