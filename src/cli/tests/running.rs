@@ -50,8 +50,13 @@ impl Running {
     }
 }
 
-/// Runs `fusebox run` with these words, and gives what it prints.
-fn begin<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<(Running, Printed, Printed)> {
+/// Runs `fusebox run` with the policies of a file in front of these upstreams of shop/payments, and gives what it prints.
+fn begin(policies: &str, upstreams: &[&FlakyUpstream]) -> Result<(Running, Printed, Printed)> {
+    let file = format!("tests/data/{policies}");
+    let mut words = ["fusebox", "run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "-f", &file]
+        .map(str::to_owned)
+        .to_vec();
+    words.extend(upstreams.iter().map(|upstream| format!("--upstream=shop/payments={}", upstream.address())));
     let Command::Run(arguments) = Arguments::try_parse_from(words)?.command else { unreachable!("run was asked for") };
     let (mut terminal, out, err) = terminal();
     let (stop, stopped) = oneshot::channel::<()>();
@@ -65,20 +70,7 @@ fn begin<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<(Running, Print
 #[tokio::test(flavor = "multi_thread")]
 async fn run_guards_real_traffic_and_prints_transitions_as_they_come() -> Result<()> {
     let upstream = FlakyUpstream::start().await?;
-    let target = format!("shop/payments={}", upstream.address());
-    let words = [
-        "fusebox",
-        "run",
-        "-f",
-        "tests/data/policies.yaml",
-        "--listen",
-        "127.0.0.1:0",
-        "--admin",
-        "127.0.0.1:0",
-        "--upstream",
-        &target,
-    ];
-    let (running, out, err) = begin(words)?;
+    let (running, out, err) = begin("policies.yaml", &[&upstream])?;
 
     let client = Client::new(address(&out, "outbound").await?);
     assert_eq!(client.get("/").await?.status, StatusCode::OK);
@@ -112,11 +104,7 @@ async fn run_guards_real_traffic_and_prints_transitions_as_they_come() -> Result
 #[tokio::test(flavor = "multi_thread")]
 async fn run_takes_several_upstreams_of_a_service_for_its_endpoints_and_leaves_the_bad_one_out() -> Result<()> {
     let (good, bad) = (FlakyUpstream::start().await?, FlakyUpstream::start().await?);
-    let upstreams = [&good, &bad].map(|upstream| format!("shop/payments={}", upstream.address()));
-    let [one, other] = upstreams.each_ref().map(String::as_str);
-    let mut words = vec!["fusebox", "run", "-f", "tests/data/endpoints.yaml", "--listen", "127.0.0.1:0"];
-    words.extend(["--admin", "127.0.0.1:0", "--upstream", one, "--upstream", other]);
-    let (running, out, err) = begin(words)?;
+    let (running, out, err) = begin("endpoints.yaml", &[&good, &bad])?;
 
     let client = Client::new(address(&out, "outbound").await?);
     printed(&out, "applies shop/payments on shop/payments:80 (scope Endpoint, mode Enforce)").await?;
@@ -146,10 +134,7 @@ async fn run_takes_several_upstreams_of_a_service_for_its_endpoints_and_leaves_t
 #[tokio::test(flavor = "multi_thread")]
 async fn run_limits_clients_with_quotas_from_a_config_map_among_its_files() -> Result<()> {
     let upstream = FlakyUpstream::start().await?;
-    let target = format!("shop/payments={}", upstream.address());
-    let mut words = vec!["fusebox", "run", "-f", "tests/data/limits.yaml", "--listen", "127.0.0.1:0"];
-    words.extend(["--admin", "127.0.0.1:0", "--upstream", &target]);
-    let (running, out, err) = begin(words)?;
+    let (running, out, err) = begin("limits.yaml", &[&upstream])?;
 
     let client = Client::new(address(&out, "outbound").await?);
     printed(&out, "applies shop/per-tenant on shop/payments:80 (mode Enforce, limits per-tenant)").await?;

@@ -59,7 +59,7 @@ async fn one_bad_endpoint_of_three_is_left_out_and_no_client_sees_it_again() {
     assert_eq!(states(&proxy), [BreakerState::Closed, BreakerState::Open, BreakerState::Closed]);
     assert_eq!(rule(&proxy).report.state, BreakerState::Closed, "the rule is as good as its best endpoint");
 
-    let before: Vec<_> = upstreams.iter().map(Upstream::requests).collect();
+    let before: Vec<_> = upstreams.iter().map(|upstream: &Upstream| upstream.requests()).collect();
     for _ in 0..40 {
         assert_eq!(get(address, "/").await.status, StatusCode::OK);
     }
@@ -99,7 +99,8 @@ async fn no_more_endpoints_are_left_out_than_the_policy_allows() {
     assert_eq!(rule(&proxy).report.state, BreakerState::Open);
     let members = rule(&proxy).endpoints.unwrap().members;
     assert_eq!(members.iter().filter(|member| member.in_spite).count(), 2, "one of three may be left out");
-    let called = |upstreams: &[Upstream]| upstreams.iter().map(Upstream::requests).sum::<usize>();
+    let called =
+        |upstreams: &[Upstream]| upstreams.iter().map(|upstream: &Upstream| upstream.requests()).sum::<usize>();
     let before = called(&upstreams);
     fail(&proxy, 8).await;
     assert_eq!(called(&upstreams) - before, 8, "calls go to open ones too");
@@ -118,7 +119,7 @@ async fn a_forced_state_holds_for_every_endpoint() {
     let (proxy, upstreams) = three(&settings).await;
     let refused = get(proxy.listeners()[0].address, "/").await;
     assert_eq!(refused.header("fusebox-policy"), "shop/pay; state=forced-open", "not called in spite of it");
-    assert_eq!(upstreams.iter().map(Upstream::requests).sum::<usize>(), 0);
+    assert_eq!(upstreams.iter().map(|upstream: &Upstream| upstream.requests()).sum::<usize>(), 0);
     assert_eq!(rule(&proxy).report.forced, Some(ForcedState::ForcedOpen));
 }
 

@@ -23,6 +23,7 @@ mod limits;
 mod probing;
 mod rate_limit;
 mod rate_limit_flood;
+mod rate_limit_keys;
 mod rate_limit_live;
 mod rate_limit_shared;
 mod rate_limit_waiting;
@@ -34,6 +35,8 @@ mod streaming;
 mod swapping;
 mod tunnelling;
 
+mod counts;
+mod intercepting_support;
 mod namespaces;
 mod operator;
 mod rate_limit_support;

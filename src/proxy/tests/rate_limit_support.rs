@@ -141,3 +141,8 @@ pub(crate) async fn statuses(address: SocketAddr, key: &str, count: usize) -> Ve
     }
     statuses
 }
+
+/// All values of a header of an answer, in their order.
+pub(crate) fn field(answer: &Answer, name: &str) -> Vec<String> {
+    answer.headers.get_all(name).iter().map(|value| value.to_str().unwrap().to_owned()).collect()
+}

@@ -3,6 +3,7 @@
 //! The upstream speaks over bare sockets, because it has to do what no HTTP library would.
 
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -21,6 +22,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::counts::Counts;
 use crate::{Options, Proxy};
 
 /// How long anything in these tests may take.
@@ -29,14 +31,12 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 /// A server whose behaviour the request's path chooses.
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
-    counts: Arc<Counts>,
+    shared: Arc<Shared>,
 }
 
 #[derive(Default)]
-struct Counts {
-    connections: AtomicUsize,
-    requests: AtomicUsize,
-    aborted: AtomicUsize,
+struct Shared {
+    counts: Counts,
     sent: AtomicUsize,
     sick: AtomicBool,
 }
@@ -65,50 +65,46 @@ impl Upstream {
     pub(crate) async fn on(address: SocketAddr) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let counts = Arc::new(Counts::default());
-        let shared = Arc::clone(&counts);
+        let shared = Arc::new(Shared::default());
+        let upstream = Self { address, shared: Arc::clone(&shared) };
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                shared.connections.fetch_add(1, Ordering::SeqCst);
+                shared.counts.connection();
                 tokio::spawn(converse(stream, Arc::clone(&shared)));
             }
         });
-        Self { address, counts }
+        upstream
     }
 
     /// While it is sick it answers everything with 503.
     pub(crate) fn set_sick(&self, sick: bool) {
-        self.counts.sick.store(sick, Ordering::SeqCst);
-    }
-
-    pub(crate) fn connections(&self) -> usize {
-        self.counts.connections.load(Ordering::SeqCst)
-    }
-
-    pub(crate) fn requests(&self) -> usize {
-        self.counts.requests.load(Ordering::SeqCst)
-    }
-
-    pub(crate) fn aborted(&self) -> usize {
-        self.counts.aborted.load(Ordering::SeqCst)
+        self.shared.sick.store(sick, Ordering::SeqCst);
     }
 
     pub(crate) fn sent(&self) -> usize {
-        self.counts.sent.load(Ordering::SeqCst)
+        self.shared.sent.load(Ordering::SeqCst)
+    }
+}
+
+impl Deref for Upstream {
+    type Target = Counts;
+
+    fn deref(&self) -> &Counts {
+        &self.shared.counts
     }
 }
 
 /// How late the paths `/late` and `/trickle` are.
 const LATE: Duration = Duration::from_millis(200);
 
-async fn converse(stream: TcpStream, counts: Arc<Counts>) {
+async fn converse(stream: TcpStream, shared: Arc<Shared>) {
     let mut stream = BufReader::new(stream);
     while let Some((head, body)) = receive(&mut stream).await {
-        counts.requests.fetch_add(1, Ordering::SeqCst);
+        shared.counts.request();
         let path = head.split(' ').nth(1).unwrap_or("/").to_owned();
         let (verb, argument) =
             path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), ""));
-        let (verb, argument) = if counts.sick.load(Ordering::SeqCst) { ("status", "503") } else { (verb, argument) };
+        let (verb, argument) = if shared.sick.load(Ordering::SeqCst) { ("status", "503") } else { (verb, argument) };
         let answer = match verb {
             "retry" => reply("503", &format!("retry-after: {argument}\r\n"), b""),
             "status" => reply(argument, "", b"told"),
@@ -128,7 +124,7 @@ async fn converse(stream: TcpStream, counts: Arc<Counts>) {
             }
             "stall" => {
                 let _ = stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n0123456789").await;
-                return wait_for_end(&mut stream, &counts).await;
+                return wait_for_end(&mut stream, &shared).await;
             }
             "late" => {
                 tokio::time::sleep(LATE).await;
@@ -139,8 +135,8 @@ async fn converse(stream: TcpStream, counts: Arc<Counts>) {
                 tokio::time::sleep(LATE).await;
                 b"te".to_vec()
             }
-            "hang" => return wait_for_end(&mut stream, &counts).await,
-            "big" => return pour(&mut stream, argument.parse().unwrap(), &counts).await,
+            "hang" => return wait_for_end(&mut stream, &shared).await,
+            "big" => return pour(&mut stream, argument.parse().unwrap(), &shared).await,
             _ => reply("200", "", b"ok"),
         };
         if stream.get_mut().write_all(&answer).await.is_err() {
@@ -156,13 +152,13 @@ fn reply(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
 }
 
 /// The peer's end is an abort: it was still waiting for us.
-async fn wait_for_end(stream: &mut BufReader<TcpStream>, counts: &Counts) {
+async fn wait_for_end(stream: &mut BufReader<TcpStream>, shared: &Shared) {
     let mut byte = [0; 1];
     let _ = stream.read(&mut byte).await;
-    counts.aborted.fetch_add(1, Ordering::SeqCst);
+    shared.counts.abort();
 }
 
-async fn pour(stream: &mut BufReader<TcpStream>, length: usize, counts: &Counts) {
+async fn pour(stream: &mut BufReader<TcpStream>, length: usize, shared: &Shared) {
     let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
     let block = vec![b'x'; 64 << 10];
     let mut left = length;
@@ -175,7 +171,7 @@ async fn pour(stream: &mut BufReader<TcpStream>, length: usize, counts: &Counts)
             return;
         }
         left -= part;
-        counts.sent.fetch_add(part, Ordering::SeqCst);
+        shared.sent.fetch_add(part, Ordering::SeqCst);
     }
 }
 

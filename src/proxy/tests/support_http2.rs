@@ -4,8 +4,8 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -19,6 +19,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+use super::counts::Counts;
+
 pub(crate) type TestBody = UnsyncBoxBody<Bytes, hyper::Error>;
 
 /// A server of HTTP/2 by prior knowledge.
@@ -28,19 +30,12 @@ pub(crate) struct Http2Upstream {
     leaving: CancellationToken,
 }
 
-#[derive(Default)]
-struct Counts {
-    connections: AtomicUsize,
-    requests: AtomicUsize,
-    aborted: AtomicUsize,
-}
-
 /// Counts a request that was given up before it was answered.
 struct Unanswered(Arc<Counts>);
 
 impl Drop for Unanswered {
     fn drop(&mut self) {
-        self.0.aborted.fetch_add(1, Ordering::SeqCst);
+        self.0.abort();
     }
 }
 
@@ -62,28 +57,24 @@ impl Http2Upstream {
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (counts, leaving) = shared.clone();
-                counts.connections.fetch_add(1, Ordering::SeqCst);
+                counts.connection();
                 tokio::spawn(serve(stream, streams, (counts, leaving)));
             }
         });
         Self { address, counts, leaving }
     }
 
-    pub(crate) fn connections(&self) -> usize {
-        self.counts.connections.load(Ordering::SeqCst)
-    }
-
-    pub(crate) fn requests(&self) -> usize {
-        self.counts.requests.load(Ordering::SeqCst)
-    }
-
-    pub(crate) fn aborted(&self) -> usize {
-        self.counts.aborted.load(Ordering::SeqCst)
-    }
-
     /// Tells the clients of all connections to leave (GOAWAY).
     pub(crate) fn send_away(&self) {
         self.leaving.cancel();
+    }
+}
+
+impl Deref for Http2Upstream {
+    type Target = Counts;
+
+    fn deref(&self) -> &Counts {
+        &self.counts
     }
 }
 
@@ -102,7 +93,7 @@ async fn serve(stream: TcpStream, streams: u32, around: (Arc<Counts>, Cancellati
 }
 
 async fn answer(request: Request<Incoming>, counts: Arc<Counts>) -> Result<Response<TestBody>, Infallible> {
-    counts.requests.fetch_add(1, Ordering::SeqCst);
+    counts.request();
     let path = request.uri().path().trim_start_matches('/').to_owned();
     let (verb, argument) = path.split_once('/').unwrap_or((&path, ""));
     let kind = request.headers().get("content-type").cloned();
