@@ -6,18 +6,19 @@
 mod from_objects;
 mod injection;
 mod pod_owner;
+mod policy;
 mod spoken;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use fusebox_api::names::{INJECT_ENABLED, INJECT_LABEL};
-use fusebox_api::{CircuitBreakerPolicySpec, RateLimitSpec};
-use fusebox_policy::config::{self, PolicyId, Reference, ServiceId, WorkloadId};
+use fusebox_policy::config::{self, Reference, ServiceId, WorkloadId};
 use jiff::Timestamp;
 
 pub use from_objects::taken_ports;
 pub use injection::{Injection, Interception};
 pub use pod_owner::workload_of;
+pub use policy::{CircuitBreaker, Policy, PolicySpec, RateLimit};
 
 /// The namespace that no pod is injected in, besides the operator's own.
 const SYSTEM_NAMESPACE: &str = "kube-system";
@@ -88,38 +89,6 @@ pub enum ReferenceState {
     /// The operator has not read it yet.
     #[default]
     Unread,
-}
-
-/// A CircuitBreakerPolicy as the compiler sees it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct CircuitBreaker {
-    /// Its namespace and name.
-    pub id: PolicyId,
-    /// Its uid; empty where it came from a file.
-    pub uid: String,
-    /// Its generation; 0 where it came from a file.
-    pub generation: i64,
-    /// When it was created; absent where it came from a file, which counts as youngest.
-    pub created: Option<Timestamp>,
-    /// When its override was last written, from the managed fields.
-    pub override_written: Option<Timestamp>,
-    /// What it says.
-    pub spec: CircuitBreakerPolicySpec,
-}
-
-/// A RateLimit as the compiler sees it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RateLimit {
-    /// Its namespace and name.
-    pub id: PolicyId,
-    /// Its uid; empty where it came from a file.
-    pub uid: String,
-    /// Its generation; 0 where it came from a file.
-    pub generation: i64,
-    /// When it was created; absent where it came from a file, which counts as youngest.
-    pub created: Option<Timestamp>,
-    /// What it says.
-    pub spec: RateLimitSpec,
 }
 
 /// A Service as the compiler sees it.

@@ -16,7 +16,7 @@ use crate::kind::{Kind, PolicyKey};
 use crate::monitoring::{AlertSubject, Watched};
 use crate::plan::{BreakerPart, Doubt, ForceVerdict, Part, Refusal, StateKeys};
 use crate::rate_limit_config::{self, Limits};
-use crate::snapshot::{CircuitBreaker, RateLimit, ReferenceState, Snapshot};
+use crate::snapshot::{CircuitBreaker, Policy, PolicySpec, RateLimit, ReferenceState, Snapshot};
 
 /// A policy of any kind.
 #[derive(Clone, Copy, Debug)]
@@ -61,11 +61,16 @@ impl<'a> Source<'a> {
         }
     }
 
-    pub(crate) const fn id(self) -> &'a PolicyId {
+    /// What policies of all kinds have.
+    fn common(self) -> &'a Policy<dyn PolicySpec> {
         match self {
-            Self::CircuitBreaker(source) => &source.id,
-            Self::RateLimit(source) => &source.id,
+            Self::CircuitBreaker(source) => source,
+            Self::RateLimit(source) => source,
         }
+    }
+
+    pub(crate) fn id(self) -> &'a PolicyId {
+        &self.common().id
     }
 
     pub(crate) fn key(self) -> PolicyKey {
@@ -74,39 +79,25 @@ impl<'a> Source<'a> {
 
     /// The policy at its generation.
     pub(crate) fn version(self) -> PolicyVersion {
-        let (uid, generation) = match self {
-            Self::CircuitBreaker(source) => (&source.uid, source.generation),
-            Self::RateLimit(source) => (&source.uid, source.generation),
-        };
-        PolicyVersion { kind: self.kind().as_str().to_owned(), id: self.id().clone(), uid: uid.clone(), generation }
+        let Policy { id, uid, generation, .. } = self.common();
+        let kind = self.kind().as_str().to_owned();
+        PolicyVersion { kind, id: id.clone(), uid: uid.clone(), generation: *generation }
     }
 
-    pub(crate) const fn created(self) -> Option<Timestamp> {
-        match self {
-            Self::CircuitBreaker(source) => source.created,
-            Self::RateLimit(source) => source.created,
-        }
+    pub(crate) fn created(self) -> Option<Timestamp> {
+        self.common().created
     }
 
-    pub(crate) const fn side(self) -> Side {
-        match self {
-            Self::CircuitBreaker(source) => source.spec.side,
-            Self::RateLimit(source) => source.spec.side,
-        }
+    pub(crate) fn side(self) -> Side {
+        self.common().spec.side()
     }
 
-    pub(crate) const fn mode(self) -> Mode {
-        match self {
-            Self::CircuitBreaker(source) => source.spec.mode,
-            Self::RateLimit(source) => source.spec.mode,
-        }
+    pub(crate) fn mode(self) -> Mode {
+        self.common().spec.mode()
     }
 
     pub(crate) fn target_refs(self) -> &'a [TargetRef] {
-        match self {
-            Self::CircuitBreaker(source) => &source.spec.target_refs,
-            Self::RateLimit(source) => &source.spec.target_refs,
-        }
+        self.common().spec.target_refs()
     }
 
     /// Whether it tells the pods behind a Service apart, so that they must be known.

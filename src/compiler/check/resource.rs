@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 
 use fusebox_api::names::{GROUP, VERSION};
 use fusebox_api::{CircuitBreakerPolicySpec, RateLimitSpec};
-use fusebox_policy::config::PolicyId;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -15,7 +14,7 @@ use super::schema::Schema;
 use super::{Found, Layer, Path, fields};
 use crate::kind::Kind;
 use crate::plan::Refusal;
-use crate::snapshot::RateLimit;
+use crate::snapshot::Policy;
 use crate::{breaker_config, rate_limit_config};
 
 /// The longest name of an object.
@@ -87,9 +86,7 @@ fn breakers_refusal(spec: CircuitBreakerPolicySpec) -> Option<Refusal> {
 }
 
 fn limits_refusal(spec: RateLimitSpec) -> Option<Refusal> {
-    let id = PolicyId { namespace: String::new(), name: String::new() };
-    let source = RateLimit { id, uid: String::new(), generation: 0, created: None, spec };
-    rate_limit_config::limits(&source, &BTreeMap::new()).err()
+    rate_limit_config::limits(&Policy::draft(spec), &BTreeMap::new()).err()
 }
 
 fn name(value: &Value) -> Vec<Found> {

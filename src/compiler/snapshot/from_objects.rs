@@ -9,8 +9,7 @@ use fusebox_api::names::{
     CONSENT_ANNOTATION, INTERCEPTION_ANNOTATION, OPAQUE_PORTS_ANNOTATION, SIDECAR_CONTAINER, SIDECAR_INJECTED,
     SIDECAR_LABEL, TAKEN_PORTS_ANNOTATION,
 };
-use fusebox_api::{self as api, CircuitBreakerPolicy};
-use fusebox_policy::config::{self, PolicyId, ServiceId, WorkloadId};
+use fusebox_policy::config::{self, ServiceId, WorkloadId};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
@@ -20,8 +19,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::spoken::spoken;
 use super::{
-    CircuitBreaker, Injection, Namespace, Pod, Protocol, RateLimit, Service, ServiceKind, ServicePort, TargetPort,
-    Workload, workload_of,
+    Injection, Namespace, Pod, Protocol, Service, ServiceKind, ServicePort, TargetPort, Workload, workload_of,
 };
 
 /// Strays in a list of opaque ports that are kept, at most.
@@ -32,33 +30,6 @@ const MAX_STRAY_LENGTH: usize = 32;
 
 /// Where a manifest names no namespace.
 const DEFAULT_NAMESPACE: &str = "default";
-
-impl From<&CircuitBreakerPolicy> for CircuitBreaker {
-    fn from(policy: &CircuitBreakerPolicy) -> Self {
-        let metadata = &policy.metadata;
-        Self {
-            id: PolicyId { namespace: namespace_of(metadata), name: name_of(metadata) },
-            uid: metadata.uid.clone().unwrap_or_default(),
-            generation: metadata.generation.unwrap_or_default(),
-            created: metadata.creation_timestamp.as_ref().map(|time| time.0),
-            override_written: override_written(metadata),
-            spec: policy.spec.clone(),
-        }
-    }
-}
-
-impl From<&api::RateLimit> for RateLimit {
-    fn from(policy: &api::RateLimit) -> Self {
-        let metadata = &policy.metadata;
-        Self {
-            id: PolicyId { namespace: namespace_of(metadata), name: name_of(metadata) },
-            uid: metadata.uid.clone().unwrap_or_default(),
-            generation: metadata.generation.unwrap_or_default(),
-            created: metadata.creation_timestamp.as_ref().map(|time| time.0),
-            spec: policy.spec.clone(),
-        }
-    }
-}
 
 impl From<&core::Service> for Service {
     fn from(service: &core::Service) -> Self {
@@ -174,16 +145,16 @@ pub fn taken_ports(annotations: &BTreeMap<String, String>) -> Vec<(String, u16)>
     listed.split(',').filter_map(port).collect()
 }
 
-fn namespace_of(metadata: &ObjectMeta) -> String {
+pub(super) fn namespace_of(metadata: &ObjectMeta) -> String {
     metadata.namespace.clone().unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned())
 }
 
-fn name_of(metadata: &ObjectMeta) -> String {
+pub(super) fn name_of(metadata: &ObjectMeta) -> String {
     metadata.name.clone().unwrap_or_default()
 }
 
 /// The latest write by a manager that owns part of `spec.override`.
-fn override_written(metadata: &ObjectMeta) -> Option<Timestamp> {
+pub(super) fn override_written(metadata: &ObjectMeta) -> Option<Timestamp> {
     let owns_override = |entry: &&ManagedFieldsEntry| {
         let fields = entry.fields_v1.as_ref().and_then(|fields| fields.0.get("f:spec"));
         fields.is_some_and(|spec| spec.get("f:override").is_some())

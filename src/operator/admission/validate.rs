@@ -7,7 +7,7 @@ use fusebox_api::common::TargetRef;
 use fusebox_api::names::GROUP;
 use fusebox_api::{CircuitBreakerPolicy, RateLimit};
 use fusebox_compiler::check::{Severity, check_object, doubts};
-use fusebox_compiler::snapshot::Service;
+use fusebox_compiler::snapshot::{Policy, PolicySpec, Service};
 use fusebox_compiler::{Kind, Snapshot};
 use fusebox_policy::config::ServiceId;
 use jiff::Timestamp;
@@ -59,13 +59,12 @@ impl Admission {
             return Vec::new();
         };
         policy.meta_mut().namespace.get_or_insert_with(|| asked.namespace.clone());
-        let policy = policy.source();
-        let key = P::KIND.key(P::id_of(&policy));
-        let targets = targets::<P>(&policy);
+        let policy = Policy::from(&policy);
+        let key = P::KIND.key(&policy.id);
+        let targets = targets(&policy);
         let rivals = P::table(&self.stores).map(|record| record.policy.clone()).into_iter();
-        let rivals = rivals.filter(|rival| {
-            P::id_of(rival) != &key.id && self::targets::<P>(rival).iter().any(|it| targets.contains(it))
-        });
+        let rivals = rivals
+            .filter(|rival| rival.id != key.id && self::targets(rival).iter().any(|target| targets.contains(target)));
         let mut around = Snapshot::empty(Timestamp::now());
         *P::of_snapshot(&mut around) = rivals.chain([policy]).collect();
         around.services = targets.iter().filter_map(|target| self.service(target)).collect();
@@ -85,11 +84,11 @@ fn stays(asked: &AdmissionRequest) -> bool {
     leaving || (asked.operation == "UPDATE" && spec(&asked.object) == spec(&asked.old_object))
 }
 
-fn targets<P: PolicyObject>(policy: &P::Source) -> Vec<ServiceId> {
-    let own = &P::id_of(policy).namespace;
+fn targets<S: PolicySpec>(policy: &Policy<S>) -> Vec<ServiceId> {
+    let own = &policy.id.namespace;
     let target = |reference: &TargetRef| {
         let namespace = if reference.namespace.is_empty() { own } else { &reference.namespace };
         ServiceId { namespace: namespace.clone(), name: reference.name.clone() }
     };
-    P::targets_of(policy).iter().map(target).collect()
+    policy.spec.target_refs().iter().map(target).collect()
 }

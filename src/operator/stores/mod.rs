@@ -12,7 +12,8 @@ mod watch;
 
 use std::sync::Arc;
 
-use fusebox_compiler::snapshot::{self, Namespace, Pod, Prometheus, Service, Workload};
+use fusebox_api::{CircuitBreakerPolicySpec, RateLimitSpec};
+use fusebox_compiler::snapshot::{Namespace, Pod, Prometheus, Service, Workload};
 use fusebox_compiler::{Kind, PolicyKey, PolicyStatus, Snapshot};
 use jiff::Timestamp;
 use tokio::sync::watch as channel;
@@ -36,9 +37,9 @@ pub use watch::{ERROR_LASTS, Need, WatchBackoff, Watches};
 #[derive(Clone, Debug, Default)]
 pub struct Stores {
     /// CircuitBreakerPolicies, with the status that stands.
-    pub circuit_breakers: Table<PolicyRecord<snapshot::CircuitBreaker>>,
+    pub circuit_breakers: Table<PolicyRecord<CircuitBreakerPolicySpec>>,
     /// RateLimits, with the status that stands.
-    pub rate_limits: Table<PolicyRecord<snapshot::RateLimit>>,
+    pub rate_limits: Table<PolicyRecord<RateLimitSpec>>,
     /// Services.
     pub services: Table<Service>,
     /// Pods that have not finished.

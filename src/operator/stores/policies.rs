@@ -1,18 +1,18 @@
 //! Policies of every kind as they are kept, and the watch that fills a kind's table.
 //!
 //! The resources of our own group go through `DeserializeGuard`, so that one object that can't be read does not stop the others;
-//! what it said before stays, and it is named in the log. A new kind is one more [`PolicyObject`].
+//! what it said before stays, and it is named in the log. A new kind is one more impl of [`PolicyObject`].
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use fusebox_api::common::TargetRef;
 use fusebox_api::{CircuitBreakerPolicy, RateLimit};
-use fusebox_compiler::snapshot;
+use fusebox_compiler::snapshot::{Policy, PolicySpec};
 use fusebox_compiler::{Kind, PolicyKey, PolicyStatus, Snapshot};
 use fusebox_policy::config::PolicyId;
 use kube::core::DeserializeGuard;
 use kube::core::error_boundary::InvalidObject;
+use kube::core::object::HasSpec;
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
@@ -24,7 +24,7 @@ use super::{Stores, Surroundings};
 #[derive(Clone, Debug, PartialEq)]
 pub struct PolicyRecord<S> {
     /// What is compiled.
-    pub policy: S,
+    pub policy: Policy<S>,
     /// The status that stands; None where there is none or it can't be read.
     pub status: Option<PolicyStatus>,
     /// The version of the object that the status was read from.
@@ -32,96 +32,60 @@ pub struct PolicyRecord<S> {
 }
 
 /// A kind of policy, as it is watched.
-pub trait PolicyObject: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static {
+pub trait PolicyObject:
+    Resource<DynamicType = ()>
+    + HasSpec<Spec: PolicySpec + Clone + Debug + PartialEq>
+    + Clone
+    + Debug
+    + DeserializeOwned
+    + Send
+    + Sync
+    + 'static
+{
     /// The kind.
     const KIND: Kind;
     /// Whether nothing is compiled before its objects were listed; an older chart's CRDs and roles know no newer kinds.
     const NEED: Need;
-    /// What is compiled.
-    type Source: Clone + Debug + PartialEq + Send + Sync + 'static;
 
-    /// What is compiled of an object.
-    fn source(&self) -> Self::Source;
     /// The status that stands.
     fn standing(&self) -> Option<PolicyStatus>;
-
     /// Where policies of the kind are kept.
-    fn table(stores: &Stores) -> &Table<PolicyRecord<Self::Source>>;
+    fn table(stores: &Stores) -> &Table<PolicyRecord<Self::Spec>>;
     /// Where a snapshot has them.
-    fn of_snapshot(snapshot: &mut Snapshot) -> &mut Vec<Self::Source>;
-    /// What names a policy.
-    fn id_of(source: &Self::Source) -> &PolicyId;
-    /// Its uid.
-    fn uid_of(source: &Self::Source) -> &str;
-    /// What it targets.
-    fn targets_of(source: &Self::Source) -> &[TargetRef];
+    fn of_snapshot(snapshot: &mut Snapshot) -> &mut Vec<Policy<Self::Spec>>;
 }
 
 impl PolicyObject for CircuitBreakerPolicy {
     const KIND: Kind = Kind::CircuitBreakerPolicy;
     const NEED: Need = Need::Always;
-    type Source = snapshot::CircuitBreaker;
-
-    fn source(&self) -> Self::Source {
-        self.into()
-    }
 
     fn standing(&self) -> Option<PolicyStatus> {
         self.status.clone().map(PolicyStatus::CircuitBreaker)
     }
 
-    fn table(stores: &Stores) -> &Table<PolicyRecord<Self::Source>> {
+    fn table(stores: &Stores) -> &Table<PolicyRecord<Self::Spec>> {
         &stores.circuit_breakers
     }
 
-    fn of_snapshot(snapshot: &mut Snapshot) -> &mut Vec<Self::Source> {
+    fn of_snapshot(snapshot: &mut Snapshot) -> &mut Vec<Policy<Self::Spec>> {
         &mut snapshot.circuit_breakers
-    }
-
-    fn id_of(source: &Self::Source) -> &PolicyId {
-        &source.id
-    }
-
-    fn uid_of(source: &Self::Source) -> &str {
-        &source.uid
-    }
-
-    fn targets_of(source: &Self::Source) -> &[TargetRef] {
-        &source.spec.target_refs
     }
 }
 
 impl PolicyObject for RateLimit {
     const KIND: Kind = Kind::RateLimit;
     const NEED: Need = Need::WhereServed;
-    type Source = snapshot::RateLimit;
-
-    fn source(&self) -> Self::Source {
-        self.into()
-    }
 
     fn standing(&self) -> Option<PolicyStatus> {
         self.status.clone().map(PolicyStatus::RateLimit)
     }
 
-    fn table(stores: &Stores) -> &Table<PolicyRecord<Self::Source>> {
+    fn table(stores: &Stores) -> &Table<PolicyRecord<Self::Spec>> {
         &stores.rate_limits
     }
 
-    fn of_snapshot(snapshot: &mut Snapshot) -> &mut Vec<Self::Source> {
+    fn of_snapshot(snapshot: &mut Snapshot) -> &mut Vec<Policy<Self::Spec>> {
         &mut snapshot.rate_limits
-    }
-
-    fn id_of(source: &Self::Source) -> &PolicyId {
-        &source.id
-    }
-
-    fn uid_of(source: &Self::Source) -> &str {
-        &source.uid
-    }
-
-    fn targets_of(source: &Self::Source) -> &[TargetRef] {
-        &source.spec.target_refs
     }
 }
 
@@ -135,7 +99,7 @@ impl<S: PartialEq + Send + Sync + 'static> Reduced for PolicyRecord<S> {
 pub(super) fn spawn<P: PolicyObject>(stores: &Stores, around: &Surroundings) {
     let table = P::table(stores);
     let (inputs, statuses) = (around.inputs.clone(), around.statuses.clone());
-    let tell = move |changes: Vec<Change<PolicyRecord<P::Source>>>, _| {
+    let tell = move |changes: Vec<Change<PolicyRecord<P::Spec>>>, _| {
         let differing = changes.iter().filter(|change| status_differs(change));
         statuses.touch(differing.map(|change| key::<P>(&change.name)));
         if changes.iter().any(Change::decides) {
@@ -166,9 +130,9 @@ fn status_differs<S>(change: &Change<PolicyRecord<S>>) -> bool {
     status(&change.old) != status(&change.new)
 }
 
-fn policy_record<P: PolicyObject>(policy: &P) -> PolicyRecord<P::Source> {
+fn policy_record<P: PolicyObject>(policy: &P) -> PolicyRecord<P::Spec> {
     PolicyRecord {
-        policy: policy.source(),
+        policy: Policy::from(policy),
         status: policy.standing(),
         resource_version: policy.resource_version().unwrap_or_default(),
     }
@@ -178,12 +142,12 @@ fn policy_record<P: PolicyObject>(policy: &P) -> PolicyRecord<P::Source> {
 /// protected better by forgetting it. None where it is another object of the same name, or was never readable.
 fn last_readable<P: PolicyObject>(
     unreadable: &InvalidObject,
-    known: &Table<PolicyRecord<P::Source>>,
-) -> Option<PolicyRecord<P::Source>> {
+    known: &Table<PolicyRecord<P::Spec>>,
+) -> Option<PolicyRecord<P::Spec>> {
     let metadata = &unreadable.metadata;
     let (namespace, name) = (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default());
     let last = known.get(&ObjectName { namespace: namespace.clone(), name: name.clone() });
-    let last = last.filter(|record| Some(P::uid_of(&record.policy)) == metadata.uid.as_deref());
+    let last = last.filter(|record| Some(record.policy.uid.as_str()) == metadata.uid.as_deref());
     let (kind, error) = (P::KIND.as_str(), &unreadable.error);
     match &last {
         Some(_) => {
