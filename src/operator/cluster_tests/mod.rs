@@ -143,7 +143,7 @@ impl Replica {
 
     /// Waits until a stream ended for this reason.
     async fn ended(&self, reason: &str) -> Result<()> {
-        let counter = self.control.metrics.streams_ended.with_label_values(&[reason]);
+        let counter = self.control.metrics.streams.ended.with_label_values(&[reason]);
         eventually(SOON, reason, async || {
             ensure!(counter.get() > 0, "no stream ended so");
             Ok(())

@@ -139,7 +139,7 @@ pub async fn serve(listener: TcpListener, tls: Tls, control: Arc<Control>, shutd
             continue;
         };
         let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
-            control.metrics.connections_refused.inc();
+            control.metrics.streams.connections_refused.inc();
             continue;
         };
         let caller = Caller {
@@ -232,7 +232,7 @@ impl Caller {
                 response
             }
             Err(refusal) => {
-                self.control.metrics.streams_refused.with_label_values(&[refusal.reason()]).inc();
+                self.control.metrics.streams.refused.with_label_values(&[refusal.reason()]).inc();
                 tracing::info!(reason = refusal.reason(), "request refused");
                 refusal.response().map(Either::Left)
             }

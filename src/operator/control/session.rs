@@ -129,7 +129,7 @@ impl Session {
     /// Serves the stream until it ends, and says why.
     pub(super) async fn run(mut self, shutdown: CancellationToken) {
         let end = self.talk(&shutdown).await;
-        self.control.metrics.streams_ended.with_label_values(&[end.reason()]).inc();
+        self.control.metrics.streams.ended.with_label_values(&[end.reason()]).inc();
         let pod = &self.entry.pod;
         let detail = std::error::Error::source(&end).map(ToString::to_string);
         tracing::info!(namespace = pod.namespace, pod = pod.name, reason = end.reason(), detail, "stream ended");
@@ -143,13 +143,13 @@ impl Session {
         let enforced = hello.enforced.as_ref().map(|enforced| enforced.revision.clone());
         let control = Arc::clone(&self.control);
         let seat = control.seats.enter(&self.entry.pod.uid, || self.record(Happened::Connected(hello)));
-        control.metrics.proxies_connected.inc();
+        control.metrics.streams.proxies_connected.inc();
         let end = tokio::select! {
             end = self.exchange(enforced) => end,
             () = seat.replaced.cancelled() => End::Replaced,
             () = shutdown.cancelled() => End::Shutdown,
         };
-        control.metrics.proxies_connected.dec();
+        control.metrics.streams.proxies_connected.dec();
         control.seats.leave(&seat, || {
             self.record(match end {
                 End::PodGone => Happened::Deleted,
@@ -260,12 +260,12 @@ impl Session {
             Up::Pong | Up::Unknown => {}
             Up::Answer { id, answer } => under_way.answered(id, answer),
             Up::Ack { revision, policies } => {
-                self.control.metrics.configurations.with_label_values(&["acknowledged"]).inc();
+                self.control.metrics.told.configurations.with_label_values(&["acknowledged"]).inc();
                 let policies = self.bound(policies);
                 self.record(Happened::Acknowledged(Acknowledgement { revision: cut(revision, MAX_WORD), policies }));
             }
             Up::Nack { revision, error } => {
-                self.control.metrics.configurations.with_label_values(&["refused"]).inc();
+                self.control.metrics.told.configurations.with_label_values(&["refused"]).inc();
                 let refused = self.configuration().filter(|current| current.revision() == revision);
                 let policies = refused.map(|current| current.config().policies.clone()).unwrap_or_default();
                 let (revision, error) = (cut(revision, MAX_WORD), cut(error, MAX_ERROR));

@@ -2,7 +2,9 @@
 //!
 //! Labels are our own verbs and resources and HTTP's codes, so their number is bounded whatever is asked.
 
-use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, Registry};
+
+use crate::metrics::Maker;
 
 /// The operations API's metrics; cheap to clone.
 #[derive(Clone, Debug)]
@@ -17,19 +19,17 @@ impl OperationsMetrics {
     /// # Errors
     /// When one of the names is registered already.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let requests = Opts::new(
-            "fusebox_operator_operations_requests_total",
-            "Requests to the operations API, by what was asked for and the answer's code.",
-        );
-        let metrics = Self {
-            requests: IntCounterVec::new(requests, &["resource", "verb", "code"])?,
-            connections_refused: IntCounter::new(
-                "fusebox_operator_operations_connections_refused_total",
+        let make = Maker(registry.clone());
+        Ok(Self {
+            requests: make.counters(
+                "operations_requests_total",
+                "Requests to the operations API, by what was asked for and the answer's code.",
+                &["resource", "verb", "code"],
+            )?,
+            connections_refused: make.counter(
+                "operations_connections_refused_total",
                 "Connections to the operations API that were closed because there were too many.",
             )?,
-        };
-        registry.register(Box::new(metrics.requests.clone()))?;
-        registry.register(Box::new(metrics.connections_refused.clone()))?;
-        Ok(metrics)
+        })
     }
 }

@@ -42,7 +42,7 @@ impl PeerSession {
             Ok(Err(error)) => error.into(),
             Err(_) => End::HelloTimeout,
         };
-        self.control.metrics.streams_ended.with_label_values(&[end.reason()]).inc();
+        self.control.metrics.streams.ended.with_label_values(&[end.reason()]).inc();
         tracing::info!(reason = end.reason(), "peer's stream ended");
     }
 
@@ -50,7 +50,7 @@ impl PeerSession {
         let control = Arc::clone(&self.control);
         let source = Source::Peer(identity.clone());
         let seat = control.peers.enter(&identity, || control.book.lose(&source, Instant::now()));
-        control.metrics.peers_connected.inc();
+        control.metrics.streams.peers_connected.inc();
         tracing::info!(identity, "peer connected");
         let mut role = control.leadership.subscribe();
         let end = tokio::select! {
@@ -59,7 +59,7 @@ impl PeerSession {
             () = seat.replaced.cancelled() => End::Replaced,
             () = shutdown.cancelled() => End::Shutdown,
         };
-        control.metrics.peers_connected.dec();
+        control.metrics.streams.peers_connected.dec();
         control.peers.leave(&seat, || control.book.lose(&source, Instant::now()));
         end
     }

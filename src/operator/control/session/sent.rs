@@ -54,7 +54,7 @@ impl Session {
             },
         };
         self.writer.send(line).await?;
-        self.control.metrics.configurations.with_label_values(&["sent"]).inc();
+        self.control.metrics.told.configurations.with_label_values(&["sent"]).inc();
         Ok(())
     }
 
@@ -78,8 +78,8 @@ impl Session {
         }
         self.send(&Down::Endpoints { services: services.clone() }).await?;
         sent.endpoints = services;
-        self.control.metrics.endpoints_sent.inc();
-        self.control.metrics.endpoints_left_out.inc_by(u64::try_from(left_out).unwrap_or(u64::MAX));
+        self.control.metrics.told.endpoints.inc();
+        self.control.metrics.told.endpoints_left_out.inc_by(u64::try_from(left_out).unwrap_or(u64::MAX));
         Ok(())
     }
 
@@ -96,8 +96,8 @@ impl Session {
             self.writer.send(told.line.clone()).await?;
         }
         sent.references = told.line;
-        self.control.metrics.references_sent.inc();
-        self.control.metrics.references_left_out.inc_by(u64::try_from(told.left_out).unwrap_or(u64::MAX));
+        self.control.metrics.told.references.inc();
+        self.control.metrics.told.references_left_out.inc_by(u64::try_from(told.left_out).unwrap_or(u64::MAX));
         Ok(())
     }
 
