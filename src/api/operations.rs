@@ -5,6 +5,7 @@
 
 mod definitions;
 mod rate_limit;
+mod state;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
@@ -16,9 +17,10 @@ use crate::common::{Mode, Side};
 
 pub use definitions::{Definition, Subresource, definitions};
 pub use rate_limit::{
-    BrokenValue, LimitState, LimitedKey, LimitsElsewhere, MAX_LIMITED_KEYS, MAX_LIMITS, PodLimits, RateLimitState,
-    RateLimitStateList, RateLimitUnblock, Unanswered,
+    BrokenValue, LimitState, LimitedKey, LimitedRequests, MAX_LIMITED_KEYS, MAX_LIMITS, PodLimits, RateLimitState,
+    RateLimitUnblock, Unanswered,
 };
+pub use state::{Elsewhere, Enforcers, ListMetadata, State, StateList};
 
 /// The group and version of these resources.
 pub const API_VERSION: &str = "ops.fusebox.dev/v1alpha1";
@@ -59,19 +61,9 @@ pub struct CircuitBreakerState {
     /// The override in force, if there is one.
     #[serde(rename = "override", default, skip_serializing_if = "Option::is_none")]
     pub force: Option<Override>,
-    /// True while the operator has just begun to listen, and some pods have not had the time to speak.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub incomplete: bool,
-    /// True where breakers were left out, because one object holds 20000 at most.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub truncated: bool,
-    /// The pods of the policy's own namespace that enforce it.
-    #[serde(default)]
-    pub pods: Vec<PodState>,
-    /// Pods of namespaces that accept policies of this one, by namespace. They are counted and not named, since they
-    /// belong to somebody else.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub elsewhere: Vec<Elsewhere>,
+    /// The pods that enforce it.
+    #[serde(flatten)]
+    pub enforcers: Enforcers<PodState, OpenPods>,
 }
 
 /// One pod's breakers.
@@ -183,46 +175,12 @@ pub enum LiveState {
     Open,
 }
 
-/// Pods of another namespace that enforce the policy.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// What is counted of breakers on pods of another namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Elsewhere {
-    /// Their namespace.
-    pub namespace: String,
-    /// How many there are.
-    pub pods: i64,
-    /// Those of them that are Ready.
-    pub ready: i64,
-    /// The Ready ones that enforce this generation.
-    pub current: i64,
+pub struct OpenPods {
     /// Those with a breaker that is open.
     pub open: i64,
-}
-
-/// The states of several policies.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct CircuitBreakerStateList {
-    /// `ops.fusebox.dev/v1alpha1`.
-    pub api_version: String,
-    /// `CircuitBreakerStateList`.
-    pub kind: String,
-    /// Where the list goes on.
-    pub metadata: ListMetadata,
-    /// The states, in the order of namespaces and names.
-    pub items: Vec<CircuitBreakerState>,
-}
-
-/// Where a list goes on.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ListMetadata {
-    /// The token that the next page is asked for with; empty after the last one.
-    #[serde(rename = "continue", default, skip_serializing_if = "String::is_empty")]
-    pub next: String,
-    /// How many objects follow.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub remaining_item_count: Option<i64>,
 }
 
 /// What forces every breaker of a policy, on all pods, until a time. Either `until` or `for` says for how long.
@@ -330,19 +288,21 @@ fn circuit_breaker_policy() -> String {
     "CircuitBreakerPolicy".to_owned()
 }
 
-impl CircuitBreakerState {
-    /// How many breakers it holds.
-    #[must_use]
-    pub fn breakers(&self) -> usize {
-        self.pods.iter().map(|pod| pod.breakers.len()).sum()
-    }
-}
+impl State for CircuitBreakerState {
+    const KIND: &'static str = "CircuitBreakerState";
+    const PLURAL: &'static str = "circuitbreakerstates";
+    const MOST: usize = MAX_BREAKERS;
 
-impl CircuitBreakerStateList {
-    /// A page of states.
-    #[must_use]
-    pub fn new(items: Vec<CircuitBreakerState>, metadata: ListMetadata) -> Self {
-        Self { api_version: API_VERSION.to_owned(), kind: "CircuitBreakerStateList".to_owned(), metadata, items }
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    fn size(&self) -> usize {
+        self.enforcers.pods.iter().map(|pod| pod.breakers.len()).sum()
+    }
+
+    fn is_incomplete(&self) -> bool {
+        self.enforcers.incomplete
     }
 }
 

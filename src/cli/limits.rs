@@ -12,6 +12,7 @@ use fusebox_policy::rate_limit::digest;
 use jiff::Timestamp;
 
 use crate::arguments::{LimitsArguments, LimitsCommand, Output, ShowLimitsArguments, UnblockArguments};
+use crate::pods::missing;
 use crate::table::{self, Cell};
 use crate::terminal::{BAD, CARE, Exit, FAINT, GOOD, Styled, Terminal};
 
@@ -48,15 +49,15 @@ pub(crate) async fn limits(arguments: &LimitsArguments, terminal: &mut Terminal)
 async fn show(arguments: &ShowLimitsArguments, terminal: &mut Terminal) -> Result<Exit> {
     let session = arguments.cluster.connect().await?;
     let Some(operations) = session.operations(terminal).await? else { return without_operations() };
-    let states = match &arguments.name {
-        Some(name) => match operations.limits(name).await? {
+    let states: Vec<RateLimitState> = match &arguments.name {
+        Some(name) => match operations.state(name).await? {
             Some(state) => vec![state],
             None => bail!(
                 "RateLimit {}/{name} does not exist: `fusebox status` lists all, -n chooses the namespace",
                 session.namespace
             ),
         },
-        None => operations.all_limits(arguments.cluster.namespace.as_deref()).await?,
+        None => operations.states(arguments.cluster.namespace.as_deref()).await?,
     };
     match arguments.output {
         Output::Json => {
@@ -124,7 +125,7 @@ fn name(state: &RateLimitState) -> String {
 
 fn sums(state: &RateLimitState) -> BTreeMap<Place, Sum> {
     let mut sums: BTreeMap<Place, Sum> = BTreeMap::new();
-    for limit in state.pods.iter().flat_map(|pod| &pod.limits) {
+    for limit in state.enforcers.pods.iter().flat_map(|pod| &pod.limits) {
         let sum = sums.entry((limit.target.clone(), limit.limit.clone(), limit.rule.clone())).or_default();
         sum.pods += usize::from(limit.reported);
         sum.allowed += limit.allowed;
@@ -196,21 +197,16 @@ fn key_rows(name: &str, ((_, limit, rule), sum): (&Place, &Sum), now: Timestamp)
 fn print_rest(state: &RateLimitState, now: Timestamp, out: &mut dyn Write) -> Result<()> {
     let name = name(state);
     let mut care = |text: String| writeln!(out, "{name}: {}", Styled(CARE, text));
-    for it in &state.elsewhere {
+    for it in &state.enforcers.elsewhere {
         care(format!(
             "{} pods of namespace {} enforce it too, and refused {} requests",
-            it.pods, it.namespace, it.limited
+            it.pods, it.namespace, it.more.limited
         ))?;
     }
-    for pod in &state.pods {
+    for pod in &state.enforcers.pods {
         pod_lines(pod, now).into_iter().try_for_each(&mut care)?;
     }
-    if state.incomplete {
-        care("the operator has just begun to listen: some pods have not spoken yet".to_owned())?;
-    }
-    if state.truncated {
-        care("not all limits are shown".to_owned())?;
-    }
+    missing(&state.enforcers, "limits").try_for_each(&mut care)?;
     Ok(())
 }
 

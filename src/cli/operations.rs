@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use fusebox_api::operations::{
-    API_VERSION, CircuitBreakerOverride, CircuitBreakerState, CircuitBreakerStateList, Explanation, RateLimitState,
-    RateLimitStateList, RateLimitUnblock,
+    API_VERSION, CircuitBreakerOverride, CircuitBreakerState, Explanation, RateLimitState, RateLimitUnblock, State,
+    StateList,
 };
 use http::{Method, Request};
 use kube::Client;
@@ -20,6 +20,9 @@ use crate::terminal::Terminal;
 
 /// How often something that is not there for a moment is asked for.
 const ATTEMPTS: u32 = 6;
+
+/// Objects of one page of a list.
+const PAGE: usize = 500;
 
 /// The pause between two attempts; the leader changes within seconds.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -64,18 +67,18 @@ impl Session {
 }
 
 impl Operations {
-    /// The breakers of one policy; None where there is no such policy.
-    pub(crate) async fn state(&self, policy: &str) -> Result<Option<CircuitBreakerState>> {
-        found(self.ask(Method::GET, &self.path("circuitbreakerstates", policy), Vec::new()).await)
+    /// The state of one policy, on each pod; None where there is no such policy.
+    pub(crate) async fn state<S: State + DeserializeOwned>(&self, policy: &str) -> Result<Option<S>> {
+        found(self.ask(Method::GET, &self.path(S::PLURAL, policy), Vec::new()).await)
     }
 
-    /// The breakers of all policies, of one namespace or of all.
-    pub(crate) async fn states(&self, namespace: Option<&str>) -> Result<Vec<CircuitBreakerState>> {
+    /// The states of all policies of a kind, of one namespace or of all.
+    pub(crate) async fn states<S: State + DeserializeOwned>(&self, namespace: Option<&str>) -> Result<Vec<S>> {
         let scope = namespace.map(|namespace| format!("/namespaces/{namespace}")).unwrap_or_default();
         let (mut states, mut next) = (Vec::new(), String::new());
         loop {
-            let path = format!("/apis/{API_VERSION}{scope}/circuitbreakerstates?limit=500&continue={next}");
-            let page: CircuitBreakerStateList =
+            let path = format!("/apis/{API_VERSION}{scope}/{}?limit={PAGE}&continue={next}", S::PLURAL);
+            let page: StateList<S> =
                 self.ask(Method::GET, &path, Vec::new()).await.map_err(|error| refused(error, "view"))?;
             states.extend(page.items);
             if page.metadata.next.is_empty() {
@@ -92,41 +95,20 @@ impl Operations {
         wanted: &CircuitBreakerOverride,
         query: &str,
     ) -> Result<CircuitBreakerOverride> {
-        let path = format!("{}/override{query}", self.path("circuitbreakerstates", policy));
+        let path = format!("{}/override{query}", self.path(CircuitBreakerState::PLURAL, policy));
         let body = serde_json::to_vec(wanted)?;
         self.ask(Method::POST, &path, body).await.map_err(|error| refused(error, "operate"))
     }
 
     /// Lets a policy's breakers decide by themselves again.
     pub(crate) async fn release(&self, policy: &str) -> Result<Released> {
-        let path = format!("{}/override", self.path("circuitbreakerstates", policy));
+        let path = format!("{}/override", self.path(CircuitBreakerState::PLURAL, policy));
         self.ask(Method::DELETE, &path, Vec::new()).await.map_err(|error| refused(error, "operate"))
-    }
-
-    /// The limits of one policy, with what its pods answer; None where there is no such policy.
-    pub(crate) async fn limits(&self, policy: &str) -> Result<Option<RateLimitState>> {
-        found(self.ask(Method::GET, &self.path("ratelimitstates", policy), Vec::new()).await)
-    }
-
-    /// The limits of all policies, of one namespace or of all.
-    pub(crate) async fn all_limits(&self, namespace: Option<&str>) -> Result<Vec<RateLimitState>> {
-        let scope = namespace.map(|namespace| format!("/namespaces/{namespace}")).unwrap_or_default();
-        let (mut states, mut next) = (Vec::new(), String::new());
-        loop {
-            let path = format!("/apis/{API_VERSION}{scope}/ratelimitstates?limit=500&continue={next}");
-            let page: RateLimitStateList =
-                self.ask(Method::GET, &path, Vec::new()).await.map_err(|error| refused(error, "view"))?;
-            states.extend(page.items);
-            if page.metadata.next.is_empty() {
-                return Ok(states);
-            }
-            next = page.metadata.next;
-        }
     }
 
     /// Lets a client of a policy go.
     pub(crate) async fn unblock(&self, policy: &str, wish: &RateLimitUnblock) -> Result<RateLimitUnblock> {
-        let path = format!("{}/unblock", self.path("ratelimitstates", policy));
+        let path = format!("{}/unblock", self.path(RateLimitState::PLURAL, policy));
         let body = serde_json::to_vec(wish)?;
         self.ask(Method::POST, &path, body).await.map_err(|error| refused(error, "operate"))
     }

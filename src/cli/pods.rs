@@ -5,7 +5,7 @@
 use std::io::Write;
 
 use anyhow::Result;
-use fusebox_api::operations::{BreakerState, CircuitBreakerState, LiveState, PodState};
+use fusebox_api::operations::{BreakerState, CircuitBreakerState, Enforcers, LiveState, PodState};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -20,7 +20,7 @@ pub(crate) fn print<'a>(
     now: Timestamp,
     out: &mut dyn Write,
 ) -> Result<()> {
-    let lines = states.clone().flat_map(|state| state.pods.iter().flat_map(move |pod| lines(state, pod)));
+    let lines = states.clone().flat_map(|state| state.enforcers.pods.iter().flat_map(move |pod| lines(state, pod)));
     writeln!(out)?;
     if output == StatusOutput::Wide {
         let rows: Vec<_> = lines.map(|line| wide(&line, now)).collect();
@@ -57,28 +57,29 @@ pub(crate) fn print<'a>(
 /// What does not fit into lines.
 fn print_rest(state: &CircuitBreakerState, out: &mut dyn Write) -> Result<()> {
     let name = format!("{}/{}", state.metadata.namespace, state.metadata.name);
-    for elsewhere in &state.elsewhere {
+    for elsewhere in &state.enforcers.elsewhere {
         let text = format!(
             "{} pods of namespace {} enforce it too: {} Ready, {} of them with the newest policy, {} open",
-            elsewhere.pods, elsewhere.namespace, elsewhere.ready, elsewhere.current, elsewhere.open
+            elsewhere.pods, elsewhere.namespace, elsewhere.ready, elsewhere.current, elsewhere.more.open
         );
         writeln!(out, "{name}: {text}")?;
     }
-    for pod in state.pods.iter().filter(|pod| !pod.refused.is_empty()) {
+    for pod in state.enforcers.pods.iter().filter(|pod| !pod.refused.is_empty()) {
         writeln!(
             out,
             "{name}: {}",
             Styled(CARE, format!("pod {} refused its configuration: {}", pod.name, pod.refused))
         )?;
     }
-    if state.incomplete {
-        let text = "the operator has just begun to listen: some pods have not spoken yet";
-        writeln!(out, "{name}: {}", Styled(CARE, text))?;
-    }
-    if state.truncated {
-        writeln!(out, "{name}: {}", Styled(CARE, "not all breakers are shown"))?;
-    }
+    missing(&state.enforcers, "breakers").try_for_each(|text| writeln!(out, "{name}: {}", Styled(CARE, text)))?;
     Ok(())
+}
+
+/// What an answer leaves out, in sentences.
+pub(crate) fn missing<P, M>(enforcers: &Enforcers<P, M>, what: &str) -> impl Iterator<Item = String> {
+    let settling = "the operator has just begun to listen: some pods have not spoken yet".to_owned();
+    let cut = format!("not all {what} are shown");
+    enforcers.incomplete.then_some(settling).into_iter().chain(enforcers.truncated.then_some(cut))
 }
 
 /// One breaker with what it belongs to; none where the pod has none.

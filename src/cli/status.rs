@@ -75,7 +75,7 @@ fn wants_pods(arguments: &StatusArguments) -> bool {
 
 async fn live(arguments: &StatusArguments, operations: Option<&Operations>) -> Result<Live> {
     let Some(operations) = operations else { return Ok(None) };
-    let states = match &arguments.name {
+    let states: Vec<CircuitBreakerState> = match &arguments.name {
         Some(name) => operations.state(name).await?.into_iter().collect(),
         None => operations.states(arguments.cluster.namespace.as_deref()).await?,
     };

@@ -183,9 +183,10 @@ async fn confirm(session: &Session, set: &Set<'_>, wait: &WaitArguments, termina
 async fn obeyed(operations: &Operations, name: &str, generation: i64, terminal: &mut Terminal) -> Result<String> {
     let mut said = String::new();
     loop {
-        let state = operations.state(name).await?.with_context(|| format!("policy {name} was deleted"))?;
+        let state: CircuitBreakerState =
+            operations.state(name).await?.with_context(|| format!("policy {name} was deleted"))?;
         let (ready, waiting) = waiting_for(&state, generation);
-        if state.generation >= generation && !state.incomplete && waiting.is_empty() {
+        if state.generation >= generation && !state.enforcers.incomplete && waiting.is_empty() {
             return Ok(match ready {
                 0 => "there is no Ready pod yet; those that come will obey".to_owned(),
                 all => format!("{all}/{all} Ready pods obey"),
@@ -205,13 +206,13 @@ async fn obeyed(operations: &Operations, name: &str, generation: i64, terminal: 
 fn waiting_for(state: &CircuitBreakerState, generation: i64) -> (usize, Vec<String>) {
     let mut ready = 0;
     let mut waiting = Vec::new();
-    for pod in state.pods.iter().filter(|pod| pod.ready) {
+    for pod in state.enforcers.pods.iter().filter(|pod| pod.ready) {
         ready += 1;
         if pod.generation.is_none_or(|enforced| enforced < generation) {
             waiting.push(pod.name.clone());
         }
     }
-    for elsewhere in &state.elsewhere {
+    for elsewhere in &state.enforcers.elsewhere {
         let count = |number: i64| usize::try_from(number).unwrap_or_default();
         ready += count(elsewhere.ready);
         waiting.extend(

@@ -15,6 +15,14 @@ pub(crate) const fn side(side: common::Side) -> config::Side {
     }
 }
 
+/// The way back, for what people are told.
+pub(crate) const fn side_told(side: config::Side) -> common::Side {
+    match side {
+        config::Side::Client => common::Side::Client,
+        config::Side::Server => common::Side::Server,
+    }
+}
+
 /// Whether a policy acts; nothing where it is disabled.
 pub(crate) const fn mode(mode: common::Mode) -> Option<config::Mode> {
     match mode {

@@ -10,6 +10,7 @@ use fusebox_api::names::CONSENT_ANNOTATION;
 use fusebox_api::operations::{API_VERSION, Applies, DoesNotApply, Explanation, Metadata, Target, Workload};
 use fusebox_policy::config::{self, CircuitBreaker, PolicyId, ProxyConfig, Side, TargetId, WorkloadId};
 
+use crate::common_config::side_told;
 use crate::kind::{Kind, PolicyKey};
 use crate::plan::{Cause, PolicyPlan, TargetPlan, Verdict, compile};
 use crate::snapshot::{Pod, Snapshot};
@@ -137,10 +138,7 @@ fn applying(config: &ProxyConfig) -> Vec<Applies> {
     let applies = standing(config).map(|it| Applies {
         kind: it.kind.as_str().to_owned(),
         policy: metadata(it.policy),
-        side: match it.side {
-            Side::Client => common::Side::Client,
-            Side::Server => common::Side::Server,
-        },
+        side: side_told(it.side),
         mode: match it.mode {
             config::Mode::Enforce => common::Mode::Enforce,
             config::Mode::Shadow => common::Mode::Shadow,

@@ -7,7 +7,6 @@ mod circuit_breaker;
 mod conditions;
 mod limits;
 mod live;
-mod live_limits;
 mod rate_limit;
 mod reason;
 mod sidecars;
@@ -27,8 +26,7 @@ use serde::Serialize;
 use crate::kind::PolicyKey;
 use crate::plan::{BoundPod, Part, PolicyPlan};
 
-pub use live::{Heard, live};
-pub use live_limits::{Asked, live_limits};
+pub use live::{Asked, Heard, live, live_limits};
 pub use reason::Reason;
 pub use sidecars::Problem;
 

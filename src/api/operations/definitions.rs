@@ -6,7 +6,7 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 use serde_json::{Value, json};
 
-use super::{CircuitBreakerOverride, CircuitBreakerState, Explanation, RateLimitState, RateLimitUnblock};
+use super::{CircuitBreakerOverride, CircuitBreakerState, Explanation, RateLimitState, RateLimitUnblock, State};
 
 /// One resource.
 #[derive(Clone, Debug)]
@@ -41,8 +41,8 @@ pub struct Subresource {
 pub fn definitions() -> Vec<Definition> {
     vec![
         Definition {
-            kind: "CircuitBreakerState",
-            plural: "circuitbreakerstates",
+            kind: CircuitBreakerState::KIND,
+            plural: CircuitBreakerState::PLURAL,
             singular: "circuitbreakerstate",
             short_names: &["cbs"],
             schema: schema::<CircuitBreakerState>(),
@@ -61,9 +61,8 @@ pub fn definitions() -> Vec<Definition> {
             subresources: Vec::new(),
         },
         Definition {
-            kind: "RateLimitState",
-            // Another word than the policies' own plural, which `kubectl get ratelimits` must go on to mean.
-            plural: "ratelimitstates",
+            kind: RateLimitState::KIND,
+            plural: RateLimitState::PLURAL,
             singular: "ratelimitstate",
             short_names: &["rls"],
             schema: schema::<RateLimitState>(),

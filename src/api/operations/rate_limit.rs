@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{API_VERSION, ListMetadata, Metadata, Target};
+use super::{Enforcers, Metadata, State, Target};
 use crate::common::{Mode, Side};
 
 /// Limits of one answer, at most; a list goes on where it was cut, by its `continue` token.
@@ -31,19 +31,9 @@ pub struct RateLimitState {
     pub side: Side,
     /// Enforce, Shadow or Disabled.
     pub mode: Mode,
-    /// True while the operator has just begun to listen, and some pods have not had the time to speak.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub incomplete: bool,
-    /// True where limits were left out, because one object holds 20000 at most.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub truncated: bool,
-    /// The pods of the policy's own namespace that enforce it.
-    #[serde(default)]
-    pub pods: Vec<PodLimits>,
-    /// Pods of namespaces that accept policies of this one, by namespace. They are counted and not named, since they
-    /// belong to somebody else.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub elsewhere: Vec<LimitsElsewhere>,
+    /// The pods that enforce it.
+    #[serde(flatten)]
+    pub enforcers: Enforcers<PodLimits, LimitedRequests>,
 }
 
 /// One pod's limits.
@@ -156,34 +146,12 @@ pub struct LimitedKey {
     pub blocked_until: Option<Time>,
 }
 
-/// Pods of another namespace that enforce the policy.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// What is counted of limits on pods of another namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct LimitsElsewhere {
-    /// Their namespace.
-    pub namespace: String,
-    /// How many there are.
-    pub pods: i64,
-    /// Those of them that are Ready.
-    pub ready: i64,
-    /// The Ready ones that enforce this generation.
-    pub current: i64,
+pub struct LimitedRequests {
     /// Requests that they refused.
     pub limited: u64,
-}
-
-/// The states of several policies.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RateLimitStateList {
-    /// `ops.fusebox.dev/v1alpha1`.
-    pub api_version: String,
-    /// `RateLimitStateList`.
-    pub kind: String,
-    /// Where the list goes on.
-    pub metadata: ListMetadata,
-    /// The states, in the order of namespaces and names.
-    pub items: Vec<RateLimitState>,
 }
 
 /// What lets a client go at once, with full buckets, at every limit of a policy and on all pods. Either `key` or `digest` says
@@ -230,18 +198,21 @@ pub struct Unanswered {
     pub problem: String,
 }
 
-impl RateLimitState {
-    /// How many limits it holds.
-    #[must_use]
-    pub fn limits(&self) -> usize {
-        self.pods.iter().map(|pod| pod.limits.len()).sum()
-    }
-}
+impl State for RateLimitState {
+    const KIND: &'static str = "RateLimitState";
+    // Another word than the policies' own plural, which `kubectl get ratelimits` must go on to mean.
+    const PLURAL: &'static str = "ratelimitstates";
+    const MOST: usize = MAX_LIMITS;
 
-impl RateLimitStateList {
-    /// A page of states.
-    #[must_use]
-    pub fn new(items: Vec<RateLimitState>, metadata: ListMetadata) -> Self {
-        Self { api_version: API_VERSION.to_owned(), kind: "RateLimitStateList".to_owned(), metadata, items }
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    fn size(&self) -> usize {
+        self.enforcers.pods.iter().map(|pod| pod.limits.len()).sum()
+    }
+
+    fn is_incomplete(&self) -> bool {
+        self.enforcers.incomplete
     }
 }

@@ -1,23 +1,20 @@
-//! A policy's breakers on each pod, as somebody who asks sees them now.
+//! Policies on each pod, as somebody who asks sees them now: a kind a file, and what they have in common.
 //!
-//! The same facts that [`super::fold`] makes a status from, told apart by pod. Silence must never become Closed here
-//! either, and pods of other namespaces must only be counted: they belong to people who were not asked.
+//! The same facts that [`super::fold`] makes a status from, told apart by pod. It must not read more than sidecars said: what
+//! only a pod knows is asked of it, and comes with what was heard.
+
+mod circuit_breaker;
+mod enforcers;
+mod rate_limit;
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 
-use fusebox_api::circuit_breaker::{self as api, Override, Scope};
-use fusebox_api::operations::{
-    API_VERSION, BreakerState, CircuitBreakerState, Elsewhere, LiveState, MAX_BREAKERS, Metadata, PodState, Target,
-};
-use fusebox_policy::config::{BreakerKey, ForcedState, LimitKey, PolicyId, PolicyVersion, Side, TargetId};
-use fusebox_policy::report::{self, BreakerReport, BrokenReference, LimitReport};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use fusebox_api::operations::Target;
+use fusebox_policy::config::{BreakerKey, LimitKey, PolicyVersion, TargetId};
+use fusebox_policy::report::{BreakerReport, BrokenReference, LimitReport};
 
-use super::Completeness;
-use super::targets::{forced_word, is_address, same_place};
-use super::words::time;
-use crate::plan::{BoundPod, ForceVerdict, PolicyPlan, Readiness};
+pub use circuit_breaker::live;
+pub use rate_limit::{Asked, live_limits};
 
 /// What one pod's sidecar said last.
 #[derive(Clone, Copy, Debug)]
@@ -42,153 +39,6 @@ pub struct Heard<'a> {
     pub broken: &'a [BrokenReference],
 }
 
-/// The live state of a policy's breakers; `heard` is by the pods' uids.
-#[must_use]
-pub fn live(plan: &PolicyPlan, heard: &BTreeMap<&str, Heard<'_>>, completeness: Completeness) -> CircuitBreakerState {
-    let PolicyId { namespace, name } = plan.version.id.clone();
-    let mut room = MAX_BREAKERS;
-    let (mut pods, mut elsewhere) = (Vec::new(), BTreeMap::new());
-    let mut truncated = false;
-    for (uid, bound) in &plan.pods {
-        let mut pod = pod_state(plan, bound, heard.get(uid.as_str()));
-        if bound.namespace == namespace {
-            truncated |= pod.breakers.len() > room;
-            pod.breakers.truncate(room);
-            room -= pod.breakers.len();
-            pods.push(pod);
-        } else {
-            count(elsewhere.entry(bound.namespace.clone()).or_default(), plan, &pod);
-        }
-    }
-    pods.sort_by(|one: &PodState, other| one.name.cmp(&other.name));
-    CircuitBreakerState {
-        api_version: API_VERSION.to_owned(),
-        kind: "CircuitBreakerState".to_owned(),
-        metadata: Metadata { namespace, name },
-        generation: plan.version.generation,
-        side: match plan.side {
-            Side::Client => fusebox_api::common::Side::Client,
-            Side::Server => fusebox_api::common::Side::Server,
-        },
-        scope: scope(plan),
-        mode: plan.mode,
-        force: plan.part.breaker().and_then(|part| force(&part.force)),
-        incomplete: completeness == Completeness::Settling,
-        truncated,
-        pods,
-        elsewhere: elsewhere.into_iter().map(|(namespace, counts)| Elsewhere { namespace, ..counts }).collect(),
-    }
-}
-
-/// What has a breaker; where the policy has none at all it does not matter.
-fn scope(plan: &PolicyPlan) -> Scope {
-    plan.part.breaker().map(|part| part.scope).unwrap_or_default()
-}
-
-fn force(verdict: &ForceVerdict) -> Option<Override> {
-    match verdict {
-        ForceVerdict::Active { state, until, reason } => Some(Override {
-            state: match state {
-                ForcedState::ForcedOpen => api::ForcedState::ForcedOpen,
-                ForcedState::ForcedClosed => api::ForcedState::ForcedClosed,
-            },
-            until: Time(*until),
-            reason: reason.clone(),
-        }),
-        ForceVerdict::Absent | ForceVerdict::Expired { .. } | ForceVerdict::TooFar { .. } => None,
-    }
-}
-
-fn pod_state(plan: &PolicyPlan, bound: &BoundPod, heard: Option<&Heard<'_>>) -> PodState {
-    let workload = format!("{}/{}", bound.workload.kind, bound.workload.name);
-    let silent = PodState {
-        name: bound.name.clone(),
-        workload,
-        ready: bound.readiness == Readiness::Ready,
-        ..PodState::default()
-    };
-    let Some(heard) = heard else {
-        let breakers = bound.keys.breakers.iter().map(|key| unreported(key, LiveState::Unknown)).collect();
-        return PodState { breakers, ..silent };
-    };
-    let own = |version: &&PolicyVersion| plan.key.is(version);
-    let generation = heard.policies.iter().find(own).map(|version| version.generation);
-    PodState {
-        connected: heard.connected,
-        connected_since: heard.connected.then(|| time(heard.since_unix_ms)).flatten(),
-        version: heard.version.to_owned(),
-        revision: heard.revision.to_owned(),
-        current: heard.revision == bound.revision,
-        generation,
-        refused: heard.refused.to_owned(),
-        breakers: bound.keys.breakers.iter().flat_map(|key| at_place(key, scope(plan), generation, heard)).collect(),
-        ..silent
-    }
-}
-
-/// The breakers at one place of a pod: one or, with scope Endpoint, one for each endpoint that it called.
-fn at_place(key: &BreakerKey, scope: Scope, generation: Option<i64>, heard: &Heard<'_>) -> Vec<BreakerState> {
-    if generation.is_none() {
-        return vec![unreported(key, LiveState::Unknown)];
-    }
-    if scope == Scope::Endpoint {
-        let after = (Bound::Excluded(key), Bound::Unbounded);
-        let members = heard.breakers.range::<BreakerKey, _>(after).take_while(|(other, _)| same_place(other, key));
-        let members: Vec<BreakerState> =
-            members.filter(|(other, _)| is_address(&other.endpoint)).map(|(_, report)| reported(report)).collect();
-        if !members.is_empty() {
-            return members;
-        }
-    }
-    vec![heard.breakers.get(key).map_or_else(|| unreported(key, LiveState::Closed), reported)]
-}
-
-fn unreported(key: &BreakerKey, state: LiveState) -> BreakerState {
-    BreakerState {
-        target: target(&key.target),
-        port: key.port,
-        rule: key.rule.clone(),
-        endpoint: key.endpoint.clone(),
-        state,
-        reason: String::new(),
-        since: None,
-        failure_percent: None,
-        slow_percent: None,
-        trips: 0,
-        rejected: 0,
-        last_trip: None,
-        next_probe: None,
-    }
-}
-
-fn reported(report: &BreakerReport) -> BreakerState {
-    let state = match (report.forced, report.state) {
-        (Some(ForcedState::ForcedOpen), _) | (None, report::BreakerState::Open) => LiveState::Open,
-        (Some(ForcedState::ForcedClosed), _) | (None, report::BreakerState::Closed) => LiveState::Closed,
-        (None, report::BreakerState::HalfOpen) => LiveState::HalfOpen,
-    };
-    let percent = |percent: Option<f64>| percent.filter(|percent| percent.is_finite());
-    let next_probe = report.next_probe_unix_ms.filter(|_| report.forced.is_none() && state == LiveState::Open);
-    BreakerState {
-        reason: report.forced.map_or_else(|| report.reason.clone(), |forced| forced_word(forced).to_owned()),
-        since: time(report.since_unix_ms),
-        failure_percent: percent(report.failure_percent),
-        slow_percent: percent(report.slow_percent),
-        trips: report.trips,
-        rejected: report.rejected,
-        last_trip: report.last_trip_unix_ms.and_then(time),
-        next_probe: next_probe.and_then(time),
-        ..unreported(&report.key, state)
-    }
-}
-
-pub(super) fn target(id: &TargetId) -> Target {
+fn target(id: &TargetId) -> Target {
     Target { namespace: id.namespace.clone(), name: id.name.clone(), section_name: id.section.clone() }
-}
-
-fn count(counts: &mut Elsewhere, plan: &PolicyPlan, pod: &PodState) {
-    counts.pods += 1;
-    counts.ready += i64::from(pod.ready);
-    counts.current += i64::from(pod.ready && pod.generation >= Some(plan.version.generation));
-    counts.open += i64::from(pod.breakers.iter().any(|breaker| breaker.state == LiveState::Open));
 }

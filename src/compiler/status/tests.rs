@@ -1,6 +1,6 @@
 //! Tests of what golden files can't show: a status over time, bounds, and the order of things.
 
-use fusebox_api::operations::{CircuitBreakerState, Elsewhere, LiveState};
+use fusebox_api::operations::{CircuitBreakerState, Elsewhere, LiveState, OpenPods};
 use fusebox_policy::config::{BreakerKey, PolicyId, WorkloadId};
 use fusebox_policy::report::BreakerState;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -209,14 +209,20 @@ fn live_of(policy: &PolicyPlan, breakers: Vec<BreakerReport>, acked: &[PolicyVer
 fn a_live_breaker_is_closed_only_on_a_pod_that_enforces_it() {
     let plan = plan();
     let policy = guard(&plan);
-    let state = |told: &CircuitBreakerState| told.pods[0].breakers[0].state;
+    let state = |told: &CircuitBreakerState| told.enforcers.pods[0].breakers[0].state;
     let silent = live(policy, &BTreeMap::new(), Completeness::Settling);
-    assert!(state(&silent) == LiveState::Unknown && silent.incomplete && !silent.pods[0].connected, "{silent:?}");
+    assert!(
+        state(&silent) == LiveState::Unknown && silent.enforcers.incomplete && !silent.enforcers.pods[0].connected,
+        "{silent:?}"
+    );
     assert_eq!(state(&live_of(policy, vec![], &[])), LiveState::Unknown);
     let acked = std::slice::from_ref(&policy.version);
     let closed = live_of(policy, vec![], acked);
-    assert!(state(&closed) == LiveState::Closed && closed.pods[0].current && !closed.incomplete, "{closed:?}");
-    assert_eq!(closed.pods[0].generation, Some(2));
+    assert!(
+        state(&closed) == LiveState::Closed && closed.enforcers.pods[0].current && !closed.enforcers.incomplete,
+        "{closed:?}"
+    );
+    assert_eq!(closed.enforcers.pods[0].generation, Some(2));
 }
 
 #[test]
@@ -229,7 +235,7 @@ fn a_forced_breaker_shows_what_it_does_and_who_made_it() {
         ..breaker(key, BreakerState::Closed)
     };
     let told = live_of(policy, vec![forced], std::slice::from_ref(&policy.version));
-    let shown = &told.pods[0].breakers[0];
+    let shown = &told.enforcers.pods[0].breakers[0];
     assert_eq!((shown.state, shown.reason.as_str()), (LiveState::Open, "ForcedOpen"));
 }
 
@@ -239,9 +245,9 @@ fn pods_of_other_namespaces_are_counted_and_not_named() {
     let mut policy = guard(&plan).clone();
     policy.pods.get_mut("uid-cart").unwrap().namespace = "bank".into();
     let told = live_of(&policy, vec![], std::slice::from_ref(&policy.version));
-    assert!(told.pods.is_empty() && !serde_json::to_string(&told).unwrap().contains("cart"), "{told:?}");
-    let elsewhere = Elsewhere { namespace: "bank".into(), pods: 1, ready: 1, current: 1, open: 0 };
-    assert_eq!(told.elsewhere, [elsewhere]);
+    assert!(told.enforcers.pods.is_empty() && !serde_json::to_string(&told).unwrap().contains("cart"), "{told:?}");
+    let elsewhere = Elsewhere { namespace: "bank".into(), pods: 1, ready: 1, current: 1, more: OpenPods { open: 0 } };
+    assert_eq!(told.enforcers.elsewhere, [elsewhere]);
 }
 
 const LIMITED: &str = "

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use fusebox_api::operations::{
-    BreakerState, CircuitBreakerOverride, CircuitBreakerState, CircuitBreakerStateList, ListMetadata, PodState,
+    BreakerState, CircuitBreakerOverride, CircuitBreakerState, ListMetadata, PodState, State,
 };
 use fusebox_compiler::{MAX_OVERRIDE, age};
 use fusebox_policy::config::PolicyId;
@@ -15,12 +15,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::{Deserialize, Serialize};
 
 use super::Question;
-use super::page::{self, Page};
+use super::page::Page;
 use super::refusal::Refusal;
-use super::route::{Asked, Operation};
+use super::route::{Asked, BodyHead, Operation};
 use super::table::{Column, Row, Table};
 
-pub(crate) const RESOURCE: &str = "circuitbreakerstates";
+pub(crate) const RESOURCE: &str = CircuitBreakerState::PLURAL;
 const OVERRIDE: &str = "override";
 
 /// One policy's breakers.
@@ -86,29 +86,13 @@ fn force(asked: &Asked<'_>) -> Result<Question, Refusal> {
         Refusal::Malformed(format!("the body is not a CircuitBreakerOverride {{state, for or until, reason}}: {error}"))
     })?;
     let conflicts = if asked.query.force { Conflicts::TakeOver } else { Conflicts::Refuse };
-    let policy = asked.policy();
-    names_agree(&wanted, &policy)?;
+    let CircuitBreakerOverride { api_version, kind, metadata, .. } = &wanted;
+    let policy = asked.policy_of_body("CircuitBreakerOverride", BodyHead { api_version, kind, metadata })?;
     Ok(Question::Force(Wish { policy, wanted, user: asked.user.name.clone(), conflicts }))
 }
 
 fn release(asked: &Asked<'_>) -> Result<Question, Refusal> {
     Ok(Question::Release { policy: asked.policy(), user: asked.user.name.clone() })
-}
-
-fn names_agree(wanted: &CircuitBreakerOverride, policy: &PolicyId) -> Result<(), Refusal> {
-    let is = |given: &Option<String>, only: &str| given.as_ref().is_none_or(|given| given == only);
-    if !is(&wanted.api_version, fusebox_api::operations::API_VERSION) || !is(&wanted.kind, "CircuitBreakerOverride") {
-        return Err(Refusal::Malformed(
-            "the body is not an ops.fusebox.dev/v1alpha1 CircuitBreakerOverride".to_owned(),
-        ));
-    }
-    let agrees = |given: &str, asked: &str| given.is_empty() || given == asked;
-    match &wanted.metadata {
-        Some(named) if !agrees(&named.name, &policy.name) || !agrees(&named.namespace, &policy.namespace) => {
-            Err(Refusal::Malformed("the body's metadata names another policy than the path".to_owned()))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// When an override ends, in whole seconds, so that what is written reads well.
@@ -138,20 +122,14 @@ pub(crate) fn until(wanted: &CircuitBreakerOverride, now: Timestamp) -> Result<T
 
 /// One row for each breaker, and one for a pod that has none.
 pub(crate) fn table(list: &[CircuitBreakerState], next: &ListMetadata, now: Timestamp) -> Table {
-    let rows = list.iter().flat_map(|state| {
-        let pods = state.pods.iter().flat_map(|pod| pod_rows(state, pod, now));
-        let elsewhere = state.elsewhere.iter().map(|it| {
-            let pods = format!("({} in {})", it.pods, it.namespace);
-            let open = format!("{}/{} open", it.open, it.pods);
-            Row::new(&state.metadata, [state.metadata.name.as_str(), &pods, "", "", &open])
+    Table::of_states(COLUMNS, (list, next), |state| {
+        let pods = state.enforcers.pods.iter().flat_map(|pod| pod_rows(state, pod, now));
+        let elsewhere = state.enforcers.elsewhere.iter().map(|it| {
+            let open = format!("{}/{} open", it.more.open, it.pods);
+            Row::elsewhere(&state.metadata, it, ["", "", &open])
         });
-        let none = (state.pods.is_empty() && state.elsewhere.is_empty())
-            .then(|| Row::new(&state.metadata, [state.metadata.name.as_str(), "<none>"]));
-        pods.chain(elsewhere).chain(none).collect::<Vec<_>>()
-    });
-    let mut rows: Vec<Row> = rows.collect();
-    rows.iter_mut().for_each(|row| row.fill(COLUMNS.len()));
-    Table { columns: COLUMNS, rows, next: next.clone() }
+        pods.chain(elsewhere).collect()
+    })
 }
 
 fn pod_rows(state: &CircuitBreakerState, pod: &PodState, now: Timestamp) -> Vec<Row> {
@@ -186,12 +164,6 @@ fn breaker_row(state: &CircuitBreakerState, pod: &PodState, breaker: &BreakerSta
         or_none(&pod.revision),
     ];
     Row::new(&state.metadata, cells.iter().map(String::as_str))
-}
-
-/// A page as a list.
-pub(crate) fn list_of(items: Vec<CircuitBreakerState>, remaining: usize) -> CircuitBreakerStateList {
-    let metadata = page::rest(items.last().map(|last| &last.metadata), remaining);
-    CircuitBreakerStateList::new(items, metadata)
 }
 
 /// How long a sidecar may take for its first report: before that a new leader does not know its breakers.

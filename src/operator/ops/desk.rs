@@ -2,7 +2,7 @@
 //!
 //! It must not answer where it may have lost the lease, because another replica may know better by then.
 
-mod limits;
+mod rate_limit;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use fusebox_api::CircuitBreakerPolicy;
 use fusebox_api::names::{GROUP, VERSION};
-use fusebox_api::operations::{API_VERSION, CircuitBreakerOverride, CircuitBreakerState, MAX_BREAKERS, Metadata};
+use fusebox_api::operations::{API_VERSION, CircuitBreakerOverride, CircuitBreakerState, Metadata, State, StateList};
 use fusebox_compiler::plan::Readiness;
 use fusebox_compiler::status::{Completeness, Heard, live};
 use fusebox_compiler::{Kind, PolicyKey, PolicyPlan};
@@ -24,7 +24,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::circuit_breaker::{self, Conflicts, FIRST_REPORT, RESOURCE, Wish};
-use super::page::Page;
+use super::page::{Page, list_of};
 use super::refusal::Refusal;
 use super::{Answer, Question};
 use crate::control::{Commands, ProxyState, ReportBook};
@@ -98,7 +98,9 @@ impl Desk {
         }
         match question {
             Question::State(policy) => self.state(&policy).map(|state| Answer::State(Box::new(state))),
-            Question::States(page) => self.states(&page),
+            Question::States(page) => {
+                self.page(Kind::CircuitBreakerPolicy, &page, |plan, heard| self.live(plan, heard)).map(Answer::States)
+            }
             Question::Force(wish) => self.force(wish).await,
             Question::Release { policy, user } => self.release(&policy, &user).await,
             Question::Limits(policy) => self.limits(&policy).await,
@@ -120,22 +122,28 @@ impl Desk {
         Ok(self.live(plan, &heard(&known)))
     }
 
-    fn states(&self, page: &Page) -> Result<Answer, Refusal> {
+    /// A page of the states of one kind, each made by `state_of`.
+    fn page<S: State>(
+        &self,
+        kind: Kind,
+        page: &Page,
+        state_of: impl Fn(&PolicyPlan, &BTreeMap<&str, Heard<'_>>) -> S,
+    ) -> Result<StateList<S>, Refusal> {
         let compiled = self.compiled()?;
-        let policies = compiled.plan.of_kind(Kind::CircuitBreakerPolicy, page.after.as_ref());
+        let policies = compiled.plan.of_kind(kind, page.after.as_ref());
         let policies = policies.filter(|(id, _)| page.wants(id));
-        let (known, mut items, mut breakers) = (self.book.snapshot(), Vec::new(), 0);
+        let (known, mut items, mut size) = (self.book.snapshot(), Vec::new(), 0);
         let (heard, total) = (heard(&known), policies.clone().count());
         for (_, plan) in policies {
-            if items.len() >= page.limit || breakers >= MAX_BREAKERS {
+            if items.len() >= page.limit || size >= S::MOST {
                 break;
             }
-            let state = self.live(plan, &heard);
-            breakers += state.breakers();
+            let state = state_of(plan, &heard);
+            size += state.size();
             items.push(state);
         }
         let remaining = total - items.len();
-        Ok(Answer::States(circuit_breaker::list_of(items, remaining)))
+        Ok(list_of(items, remaining))
     }
 
     fn live(&self, plan: &PolicyPlan, heard: &BTreeMap<&str, Heard<'_>>) -> CircuitBreakerState {

@@ -22,8 +22,8 @@ mod table;
 use std::sync::{Arc, OnceLock};
 
 use fusebox_api::operations::{
-    CircuitBreakerOverride, CircuitBreakerState, CircuitBreakerStateList, Explanation, ListMetadata, RateLimitState,
-    RateLimitStateList, RateLimitUnblock,
+    CircuitBreakerOverride, CircuitBreakerState, Explanation, ListMetadata, RateLimitState, RateLimitUnblock, State,
+    StateList,
 };
 use fusebox_policy::config::PolicyId;
 use jiff::Timestamp;
@@ -65,12 +65,12 @@ pub(crate) enum Question {
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Answer {
     State(Box<CircuitBreakerState>),
-    States(CircuitBreakerStateList),
+    States(StateList<CircuitBreakerState>),
     Override(Box<CircuitBreakerOverride>),
     Released { generation: Option<i64>, was_set: bool },
     Explanation(Box<Explanation>),
     Limits(Box<RateLimitState>),
-    AllLimits(RateLimitStateList),
+    AllLimits(StateList<RateLimitState>),
     Unblocked(Box<RateLimitUnblock>),
 }
 
@@ -162,10 +162,10 @@ impl Answer {
     /// Whether something is missing that will soon be known.
     fn is_incomplete(&self) -> bool {
         match self {
-            Self::State(state) => state.incomplete,
-            Self::States(list) => list.items.iter().any(|state| state.incomplete),
-            Self::Limits(state) => state.incomplete,
-            Self::AllLimits(list) => list.items.iter().any(|state| state.incomplete),
+            Self::State(state) => state.is_incomplete(),
+            Self::States(list) => list.items.iter().any(State::is_incomplete),
+            Self::Limits(state) => state.is_incomplete(),
+            Self::AllLimits(list) => list.items.iter().any(State::is_incomplete),
             Self::Override(_) | Self::Released { .. } | Self::Explanation(_) | Self::Unblocked(_) => false,
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Lists of all kinds are in the order of namespaces and names, so that a token is the last policy of the page before.
 
-use fusebox_api::operations::{ListMetadata, Metadata};
+use fusebox_api::operations::{ListMetadata, Metadata, State, StateList};
 use fusebox_policy::config::PolicyId;
 use serde::{Deserialize, Serialize};
 
@@ -67,8 +67,14 @@ impl Page {
     }
 }
 
+/// These states as a page, after which so many remain.
+pub(crate) fn list_of<S: State>(items: Vec<S>, remaining: usize) -> StateList<S> {
+    let metadata = rest(items.last().map(State::metadata), remaining);
+    StateList::new(items, metadata)
+}
+
 /// What a list says of itself: where it goes on after its last object, if so many remain.
-pub(crate) fn rest(last: Option<&Metadata>, remaining: usize) -> ListMetadata {
+fn rest(last: Option<&Metadata>, remaining: usize) -> ListMetadata {
     let last = last.filter(|_| remaining > 0);
     let next = last.map(|last| token(&last.namespace, &last.name)).unwrap_or_default();
     let remaining = (remaining > 0).then(|| i64::try_from(remaining).unwrap_or(i64::MAX));

@@ -4,7 +4,7 @@
 //! made a digest here and goes no further: it must stand in no log, no answer and no command.
 
 use fusebox_api::operations::{
-    API_VERSION, LimitState, LimitedKey, ListMetadata, PodLimits, RateLimitState, RateLimitStateList, RateLimitUnblock,
+    LimitState, LimitedKey, ListMetadata, PodLimits, RateLimitState, RateLimitUnblock, State,
 };
 use fusebox_compiler::age;
 use fusebox_policy::config::PolicyId;
@@ -14,12 +14,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::{Deserialize, Serialize};
 
 use super::Question;
-use super::page::{self, Page};
+use super::page::Page;
 use super::refusal::Refusal;
-use super::route::{Asked, Operation};
+use super::route::{Asked, BodyHead, Operation};
 use super::table::{Column, Row, Table};
 
-pub(crate) const RESOURCE: &str = "ratelimitstates";
+pub(crate) const RESOURCE: &str = RateLimitState::PLURAL;
 const UNBLOCK_WORD: &str = "unblock";
 
 /// One policy's limits, with what its pods answer.
@@ -86,27 +86,13 @@ fn unblock(asked: &Asked<'_>) -> Result<Question, Refusal> {
             error.column()
         ))
     })?;
-    let policy = asked.policy();
-    names_agree(&wish, &policy)?;
+    let RateLimitUnblock { api_version, kind, metadata, .. } = &wish;
+    let policy = asked.policy_of_body("RateLimitUnblock", BodyHead { api_version, kind, metadata })?;
     let digest = digest(&wish)?;
     if !(1..=MAX_REASON).contains(&wish.reason.chars().count()) {
         return Err(Refusal::Invalid(format!("reason: must have 1 to {MAX_REASON} characters")));
     }
     Ok(Question::Unblock(Release { policy, digest, reason: wish.reason, user: asked.user.name.clone() }))
-}
-
-fn names_agree(wish: &RateLimitUnblock, policy: &PolicyId) -> Result<(), Refusal> {
-    let is = |given: &Option<String>, only: &str| given.as_ref().is_none_or(|given| given == only);
-    if !is(&wish.api_version, API_VERSION) || !is(&wish.kind, "RateLimitUnblock") {
-        return Err(Refusal::Malformed("the body is not an ops.fusebox.dev/v1alpha1 RateLimitUnblock".to_owned()));
-    }
-    let agrees = |given: &str, asked: &str| given.is_empty() || given == asked;
-    match &wish.metadata {
-        Some(named) if !agrees(&named.name, &policy.name) || !agrees(&named.namespace, &policy.namespace) => {
-            Err(Refusal::Malformed("the body's metadata names another policy than the path".to_owned()))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// The digest of the client that is meant, in lower case.
@@ -131,19 +117,15 @@ fn key_digest(parts: &[String]) -> String {
 
 /// One row for each key that was refused, one for a limit that has none, and one for a pod that has no limit.
 pub(crate) fn table(list: &[RateLimitState], next: &ListMetadata, now: Timestamp) -> Table {
-    let rows = list.iter().flat_map(|state| {
-        let pods = state.pods.iter().flat_map(|pod| pod_rows(state, pod, now));
-        let elsewhere = state.elsewhere.iter().map(|it| {
-            let (pods, limited) = (format!("({} in {})", it.pods, it.namespace), it.limited.to_string());
-            Row::new(&state.metadata, [state.metadata.name.as_str(), &pods, "", "", "", "", &limited])
-        });
-        let none = (state.pods.is_empty() && state.elsewhere.is_empty())
-            .then(|| Row::new(&state.metadata, [state.metadata.name.as_str(), "<none>"]));
-        pods.chain(elsewhere).chain(none).collect::<Vec<_>>()
-    });
-    let mut rows: Vec<Row> = rows.collect();
-    rows.iter_mut().for_each(|row| row.fill(COLUMNS.len()));
-    Table { columns: COLUMNS, rows, next: next.clone() }
+    Table::of_states(COLUMNS, (list, next), |state| {
+        let pods = state.enforcers.pods.iter().flat_map(|pod| pod_rows(state, pod, now));
+        let elsewhere = state
+            .enforcers
+            .elsewhere
+            .iter()
+            .map(|it| Row::elsewhere(&state.metadata, it, ["", "", "", "", &it.more.limited.to_string()]));
+        pods.chain(elsewhere).collect()
+    })
 }
 
 fn pod_rows(state: &RateLimitState, pod: &PodLimits, now: Timestamp) -> Vec<Row> {
@@ -199,12 +181,6 @@ fn row(
         pod.current.to_string(),
     ];
     Row::new(&state.metadata, cells.iter().map(String::as_str))
-}
-
-/// A page as a list.
-pub(crate) fn list_of(items: Vec<RateLimitState>, remaining: usize) -> RateLimitStateList {
-    let metadata = page::rest(items.last().map(|last| &last.metadata), remaining);
-    RateLimitStateList::new(items, metadata)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! here. Nothing is decided yet about whether the user may.
 
 use bytes::Bytes;
+use fusebox_api::operations::{API_VERSION, Metadata};
 use fusebox_policy::config::PolicyId;
 use http::Method;
 
@@ -52,6 +53,14 @@ pub(crate) struct Asked<'a> {
     pub(crate) body: &'a Bytes,
 }
 
+/// What a body says of itself, where it does.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BodyHead<'a> {
+    pub(crate) api_version: &'a Option<String>,
+    pub(crate) kind: &'a Option<String>,
+    pub(crate) metadata: &'a Option<Metadata>,
+}
+
 /// Where a path leads.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Route {
@@ -80,6 +89,25 @@ impl Asked<'_> {
     /// The policy that the path names.
     pub(crate) fn policy(&self) -> PolicyId {
         PolicyId { namespace: self.attributes.namespace.clone(), name: self.attributes.name.clone() }
+    }
+
+    /// The policy that the path names, which a body of this kind may name again but not otherwise.
+    ///
+    /// # Errors
+    /// `Malformed`.
+    pub(crate) fn policy_of_body(&self, kind: &str, body: BodyHead<'_>) -> Result<PolicyId, Refusal> {
+        let is = |given: &Option<String>, only: &str| given.as_ref().is_none_or(|given| given == only);
+        if !is(body.api_version, API_VERSION) || !is(body.kind, kind) {
+            return Err(Refusal::Malformed(format!("the body is not an {API_VERSION} {kind}")));
+        }
+        let policy = self.policy();
+        let agrees = |given: &str, asked: &str| given.is_empty() || given == asked;
+        match body.metadata {
+            Some(named) if !agrees(&named.name, &policy.name) || !agrees(&named.namespace, &policy.namespace) => {
+                Err(Refusal::Malformed("the body's metadata names another policy than the path".to_owned()))
+            }
+            _ => Ok(policy),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! An object may have several rows, since what people look for is a pod's breaker and not the policy it belongs to.
 
-use fusebox_api::operations::{ListMetadata, Metadata};
+use fusebox_api::operations::{Elsewhere, ListMetadata, Metadata, State};
 use serde_json::{Value, json};
 
 use super::refusal::Refusal;
@@ -54,9 +54,19 @@ impl Row {
     pub(crate) fn new<'a>(object: &Metadata, cells: impl IntoIterator<Item = &'a str>) -> Self {
         Self { object: object.clone(), cells: cells.into_iter().map(str::to_owned).collect() }
     }
-}
 
-impl Row {
+    /// A row for the pods of another namespace: how many they are, and what is counted of them.
+    pub(crate) fn elsewhere<'a, M>(
+        object: &Metadata,
+        pods: &Elsewhere<M>,
+        cells: impl IntoIterator<Item = &'a str>,
+    ) -> Self {
+        let counted = format!("({} in {})", pods.pods, pods.namespace);
+        let mut row = Self::new(object, [object.name.as_str(), &counted]);
+        row.cells.extend(cells.into_iter().map(str::to_owned));
+        row
+    }
+
     /// Adds empty cells, so that there are as many as columns.
     pub(crate) fn fill(&mut self, columns: usize) {
         self.cells.resize(columns, String::new());
@@ -64,6 +74,21 @@ impl Row {
 }
 
 impl Table {
+    /// A table with the rows of each state; a policy that no pod enforces has one that says so.
+    pub(crate) fn of_states<S: State>(
+        columns: &'static [Column],
+        (list, next): (&[S], &ListMetadata),
+        rows_of: impl Fn(&S) -> Vec<Row>,
+    ) -> Self {
+        let rows = list.iter().flat_map(|state| match rows_of(state) {
+            none if none.is_empty() => vec![Row::new(state.metadata(), [state.metadata().name.as_str(), "<none>"])],
+            rows => rows,
+        });
+        let mut rows: Vec<Row> = rows.collect();
+        rows.iter_mut().for_each(|row| row.fill(columns.len()));
+        Self { columns, rows, next: next.clone() }
+    }
+
     /// What is sent; `include_object` is the request's parameter of that name.
     pub(crate) fn to_value(&self, include_object: &str) -> Value {
         let column = |column: &Column| {

@@ -6,17 +6,19 @@
 use std::collections::BTreeMap;
 
 use fusebox_api::operations::{
-    API_VERSION, BrokenValue, LimitState, LimitedKey, LimitsElsewhere, MAX_LIMITED_KEYS, MAX_LIMITS, Metadata,
-    PodLimits, RateLimitState,
+    API_VERSION, BrokenValue, LimitState, LimitedKey, LimitedRequests, MAX_LIMITED_KEYS, Metadata, PodLimits,
+    RateLimitState, State,
 };
-use fusebox_policy::config::{LimitKey, PolicyId, PolicyVersion, Reference, Side};
+use fusebox_policy::config::{LimitKey, PolicyId, Reference};
 use fusebox_policy::report::{BlockedClient, BrokenReference, LimitReport};
 use fusebox_policy::stream::TopKey;
 
-use super::Completeness;
-use super::live::{Heard, target};
-use super::words::time;
+use super::enforcers::{LivePod, enforcers, generation};
+use super::{Heard, target};
+use crate::common_config::side_told;
 use crate::plan::{BoundPod, PolicyPlan, Readiness};
+use crate::status::Completeness;
+use crate::status::words::time;
 
 /// What one pod said when it was asked for its keys.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,33 +38,36 @@ pub fn live_limits(
     completeness: Completeness,
 ) -> RateLimitState {
     let PolicyId { namespace, name } = plan.version.id.clone();
-    let (mut pods, mut elsewhere, mut room, mut truncated) = (Vec::new(), BTreeMap::new(), MAX_LIMITS, false);
-    for (uid, bound) in &plan.pods {
-        let mut pod = pod_limits(plan, bound, (heard.get(uid.as_str()), asked.get(uid)));
-        if bound.namespace == namespace {
-            truncated |= pod.limits.len() > room;
-            pod.limits.truncate(room);
-            room -= pod.limits.len();
-            pods.push(pod);
-        } else {
-            count(elsewhere.entry(bound.namespace.clone()).or_default(), plan, &pod);
-        }
-    }
-    pods.sort_by(|one: &PodLimits, other| one.name.cmp(&other.name));
     RateLimitState {
         api_version: API_VERSION.to_owned(),
-        kind: "RateLimitState".to_owned(),
+        kind: RateLimitState::KIND.to_owned(),
         metadata: Metadata { namespace, name },
         generation: plan.version.generation,
-        side: match plan.side {
-            Side::Client => fusebox_api::common::Side::Client,
-            Side::Server => fusebox_api::common::Side::Server,
-        },
+        side: side_told(plan.side),
         mode: plan.mode,
-        incomplete: completeness == Completeness::Settling,
-        truncated,
-        pods,
-        elsewhere: elsewhere.into_iter().map(|(namespace, counts)| LimitsElsewhere { namespace, ..counts }).collect(),
+        enforcers: enforcers(plan, (heard, completeness), RateLimitState::MOST, |uid, bound, heard| {
+            pod_limits(plan, bound, (heard, asked.get(uid)))
+        }),
+    }
+}
+
+impl LivePod for PodLimits {
+    type Counts = LimitedRequests;
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn size(&self) -> usize {
+        self.limits.len()
+    }
+
+    fn truncate(&mut self, most: usize) {
+        self.limits.truncate(most);
+    }
+
+    fn count(&self, counts: &mut LimitedRequests) {
+        counts.limited += self.limits.iter().map(|limit| limit.limited).sum::<u64>();
     }
 }
 
@@ -80,13 +85,12 @@ fn pod_limits(plan: &PolicyPlan, bound: &BoundPod, (heard, asked): (Option<&Hear
     let Some(heard) = heard else {
         return PodLimits { limits: bound.keys.limits.iter().map(unreported).collect(), ..silent };
     };
-    let own = |version: &&PolicyVersion| plan.key.is(version);
     PodLimits {
         connected: heard.connected,
         connected_since: heard.connected.then(|| time(heard.since_unix_ms)).flatten(),
         version: heard.version.to_owned(),
         current: heard.revision == bound.revision,
-        generation: heard.policies.iter().find(own).map(|version| version.generation),
+        generation: generation(plan, heard),
         broken: heard.broken.iter().filter(|it| plan.references.contains_key(&it.reference)).map(broken).collect(),
         limits: bound.keys.limits.iter().map(|key| limit_state(key, heard.limits.get(key), asked)).collect(),
         ..silent
@@ -160,11 +164,4 @@ fn blocked_key(client: &BlockedClient) -> LimitedKey {
         remaining: None,
         blocked_until: time(client.until_unix_ms),
     }
-}
-
-fn count(counts: &mut LimitsElsewhere, plan: &PolicyPlan, pod: &PodLimits) {
-    counts.pods += 1;
-    counts.ready += i64::from(pod.ready);
-    counts.current += i64::from(pod.ready && pod.generation >= Some(plan.version.generation));
-    counts.limited += pod.limits.iter().map(|limit| limit.limited).sum::<u64>();
 }

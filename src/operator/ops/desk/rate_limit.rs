@@ -5,10 +5,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use fusebox_api::operations::{
-    API_VERSION, MAX_LIMITED_KEYS, MAX_LIMITS, Metadata, RateLimitState, RateLimitUnblock, Unanswered,
-};
-use fusebox_compiler::status::{Asked, live_limits};
+use fusebox_api::operations::{API_VERSION, MAX_LIMITED_KEYS, Metadata, RateLimitUnblock, Unanswered};
+use fusebox_compiler::status::{Asked, Heard, live_limits};
 use fusebox_compiler::{Kind, PolicyKey, PolicyPlan};
 use fusebox_policy::config::PolicyId;
 use fusebox_policy::stream::{self, Command};
@@ -18,7 +16,7 @@ use super::{Desk, heard, no_policy};
 use crate::events::{Happening, Severity};
 use crate::ops::Answer;
 use crate::ops::page::Page;
-use crate::ops::rate_limit::{self, RESOURCE, Release};
+use crate::ops::rate_limit::{RESOURCE, Release};
 use crate::ops::refusal::Refusal;
 
 /// Pods that are asked at once, at most.
@@ -48,22 +46,11 @@ impl Desk {
 
     /// The limits of all policies that are asked for, as pods said them last.
     pub(super) fn all_limits(&self, page: &Page) -> Result<Answer, Refusal> {
-        let compiled = self.compiled()?;
-        let policies = compiled.plan.of_kind(Kind::RateLimit, page.after.as_ref());
-        let policies = policies.filter(|(id, _)| page.wants(id));
-        let (known, nobody) = (self.book.snapshot(), BTreeMap::new());
-        let (heard, total) = (heard(&known), policies.clone().count());
-        let (mut items, mut limits): (Vec<RateLimitState>, usize) = (Vec::new(), 0);
-        for (_, plan) in policies {
-            if items.len() >= page.limit || limits >= MAX_LIMITS {
-                break;
-            }
-            let state = live_limits(plan, &heard, &nobody, self.completeness(plan, &heard));
-            limits += state.limits();
-            items.push(state);
-        }
-        let remaining = total - items.len();
-        Ok(Answer::AllLimits(rate_limit::list_of(items, remaining)))
+        let nobody = BTreeMap::new();
+        let state_of = |plan: &PolicyPlan, heard: &BTreeMap<&str, Heard<'_>>| {
+            live_limits(plan, heard, &nobody, self.completeness(plan, heard))
+        };
+        self.page(Kind::RateLimit, page, state_of).map(Answer::AllLimits)
     }
 
     /// Lets a client go on all pods.
