@@ -18,7 +18,6 @@ use serde_json::Value;
 pub use draft::Operation;
 pub use facts::InjectionFacts;
 pub use options::{InjectionOptions, InterceptionDefault, OptionsError, PullPolicy};
-pub use probes::{ProbeHeader, ProbeKind, ProxiedProbe};
 pub use wishes::Interception;
 
 use draft::Draft;

@@ -175,7 +175,7 @@ impl Reconciler {
         let references = self.references.all();
         let snapshot = Snapshot { operator: self.operator.clone(), references, ..snapshot };
         let (options, bundle) = (self.monitoring.clone(), self.trust.known());
-        let places = places(&snapshot, &self.operator.namespace);
+        let places = places(&snapshot, &self.operator);
         let span = tracing::info_span!("compile");
         let compiled = tokio::task::spawn_blocking(move || {
             let _entered = span.enter();

@@ -6,6 +6,7 @@
 
 mod breaker;
 mod identifiers;
+mod probe;
 mod rate_limit;
 mod routes;
 
@@ -20,6 +21,7 @@ pub use self::breaker::{
 pub use self::identifiers::{
     BreakerKey, LimitKey, PolicyId, PolicyVersion, Reference, ReferenceKind, ServiceId, Side, TargetId, WorkloadId,
 };
+pub use self::probe::{MAX_PROBES, Probe, ProbeHeader, ProbeKind, ProbeScheme};
 pub use self::rate_limit::{
     ApiKey, ClientIp, Cost, Delay, Exceed, JwtClaim, KeyPart, Limit, LimitHeaders, LimitRule, LimitScope, MissingKey,
     Quotas, Rate, RateLimit, RedisStore, RedisTls, RedisTopology, ShowKeys, StoreFailure, UnknownKey,

@@ -52,7 +52,7 @@ pub use options::{
     Options, OutboundSpec, ServicePort, UpstreamSpec,
 };
 pub use parse::ArgumentError;
-pub use probes::{Probe, ProbeError, ProbeHeader, ProbeKind, ProbeScheme, Probes};
+pub use probes::{ProbeError, Probes};
 pub use process::raise_file_limit;
 pub use rate_limit::reading::LimitView;
 pub use redirect::{Redirect, RedirectError, Table};

@@ -12,10 +12,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use ::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
+use fusebox_policy::config::{Probe, ProbeKind};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
-pub use self::options::{Probe, ProbeError, ProbeHeader, ProbeKind, ProbeScheme, Probes};
+pub use self::options::{ProbeError, Probes};
 
 /// Probes under way at once; the kubelet does each one by itself, and few containers have more than three.
 pub(crate) const MAX_AT_ONCE: usize = 32;
@@ -65,7 +66,7 @@ impl Prober {
         let Some(probe) = self.probes.find(path) else {
             return Verdict::text(StatusCode::NOT_FOUND, format!("no probe has the path {path}"));
         };
-        if let Some(problem) = probe.problem() {
+        if let Some(problem) = options::problem(probe) {
             return Verdict::text(StatusCode::INTERNAL_SERVER_ERROR, format!("the probe can't be made: its {problem}"));
         }
         let Ok(_slot) = self.slots.try_acquire() else {
@@ -74,7 +75,7 @@ impl Prober {
                 format!("{MAX_AT_ONCE} probes are under way already"),
             );
         };
-        let limit = probe.timeout();
+        let limit = options::timeout(probe);
         match tokio::time::timeout(limit, self.probe(probe, headers)).await {
             Ok(Ok(verdict)) => verdict,
             Ok(Err(failure)) => Verdict::text(StatusCode::SERVICE_UNAVAILABLE, failure.to_string()),

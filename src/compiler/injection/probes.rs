@@ -4,9 +4,9 @@
 //! makes the original probe; with explicit interception the kubelet still reaches the application, but by number, since the
 //! names have moved.
 
+use fusebox_policy::config::{self, MAX_PROBES, ProbeHeader, ProbeKind, ProbeScheme};
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction, LifecycleHandler, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::Subject;
@@ -17,64 +17,11 @@ use super::subject::Application;
 /// The variable in which the sidecar finds its probes.
 const PROBES_VARIABLE: &str = "FUSEBOX_PROBES";
 
-/// Probes that one sidecar makes, as many as it takes.
-const MAX_PROBES: usize = 256;
-
 /// Bytes of all probes together; the kernel gives no program a variable of more than 128 KiB.
 const MAX_BYTES: usize = 64 << 10;
 
-/// Schemes that the sidecar speaks. The API server refuses others, unless they were written away before it looked.
-const SCHEMES: [&str; 2] = ["HTTP", "HTTPS"];
-
 /// How long a hook may take, in milliseconds: the kubelet waits for as long as the pod may take to end.
 const DEFAULT_HOOK_TIMEOUT_MS: u64 = 30_000;
-
-/// A probe that the sidecar makes on the kubelet's behalf.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ProxiedProbe {
-    /// Where the kubelet asks on the admin port, `/probes/CONTAINER/KIND`.
-    pub path: String,
-    /// The application's port.
-    pub port: u16,
-    /// How it is asked.
-    pub kind: ProbeKind,
-    /// `HTTP` or `HTTPS`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scheme: Option<String>,
-    /// The path and query of the request.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub target: Option<String>,
-    /// Headers of the request.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub headers: Vec<ProbeHeader>,
-    /// The gRPC service that is asked about; empty for the server as a whole.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub service: Option<String>,
-    /// How long it may take, in milliseconds.
-    pub timeout_ms: u64,
-}
-
-/// How a probe asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ProbeKind {
-    /// An HTTP GET; 200 to 399 is well.
-    Http,
-    /// gRPC's health check.
-    Grpc,
-    /// A TCP connection.
-    Tcp,
-}
-
-/// A header of a probe.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProbeHeader {
-    /// Its name.
-    pub name: String,
-    /// Its value.
-    pub value: String,
-}
 
 /// One probe or hook of a container.
 struct Asked<'s> {
@@ -144,10 +91,10 @@ pub(super) fn number(subject: &Subject<'_>, draft: &mut Draft) {
 
 impl Asked<'_> {
     /// The probe as the sidecar makes it; none where it does not lead into the pod, or is the sidecar's already.
-    fn proxied(&self, application: &Application<'_>, draft: &mut Draft) -> Option<ProxiedProbe> {
+    fn proxied(&self, application: &Application<'_>, draft: &mut Draft) -> Option<config::Probe> {
         let container = application.container;
         let path = format!("/probes/{}/{}", container.name, self.kind);
-        let bare = |kind, port| ProxiedProbe {
+        let bare = |kind, port| config::Probe {
             path: path.clone(),
             port,
             kind,
@@ -167,19 +114,18 @@ impl Asked<'_> {
         match &self.action {
             Action::Http(get) => {
                 let ours = get.port == IntOrString::Int(i32::from(ADMIN_PORT)) && get.path.as_ref() == Some(&path);
-                let foreign = get.scheme.as_ref().is_some_and(|scheme| !SCHEMES.contains(&scheme.as_str()));
-                if ours || foreign || get.host.as_ref().is_some_and(|host| !host.is_empty()) {
+                if ours || get.host.as_ref().is_some_and(|host| !host.is_empty()) {
                     return None;
                 }
-                Some(ProxiedProbe {
-                    scheme: Some(get.scheme.clone().unwrap_or_else(|| "HTTP".to_owned())),
+                Some(config::Probe {
+                    scheme: Some(scheme(get)?),
                     target: Some(get.path.clone().filter(|path| !path.is_empty()).unwrap_or_else(|| "/".to_owned())),
                     headers: headers(get),
                     ..bare(ProbeKind::Http, resolved(&get.port)?)
                 })
             }
             Action::Tcp(port) => Some(bare(ProbeKind::Tcp, resolved(port)?)),
-            Action::Grpc { port, service } => Some(ProxiedProbe {
+            Action::Grpc { port, service } => Some(config::Probe {
                 service: Some(service.clone()),
                 ..bare(ProbeKind::Grpc, resolved(&IntOrString::Int(*port))?)
             }),
@@ -259,6 +205,16 @@ fn no_room(container: &Container, asked: &Asked<'_>) -> String {
     )
 }
 
+/// How a request is carried; nothing for a scheme that the sidecar does not speak. The API server refuses others, unless they
+/// were written away before it looked.
+fn scheme(get: &HTTPGetAction) -> Option<ProbeScheme> {
+    match get.scheme.as_deref() {
+        None | Some("HTTP") => Some(ProbeScheme::Http),
+        Some("HTTPS") => Some(ProbeScheme::Https),
+        Some(_) => None,
+    }
+}
+
 fn headers(get: &HTTPGetAction) -> Vec<ProbeHeader> {
     let header = |header: &k8s_openapi::api::core::v1::HTTPHeader| ProbeHeader {
         name: header.name.clone(),
@@ -268,14 +224,14 @@ fn headers(get: &HTTPGetAction) -> Vec<ProbeHeader> {
 }
 
 /// The probes that the sidecar makes already.
-fn read(sidecar: &Value) -> Vec<ProxiedProbe> {
+fn read(sidecar: &Value) -> Vec<config::Probe> {
     let variables = sidecar["env"].as_array().into_iter().flatten();
     let found = variables.filter(|variable| variable["name"] == PROBES_VARIABLE).find_map(|it| it["value"].as_str());
     found.and_then(|text| serde_json::from_str(&text.replace("$$", "$")).ok()).unwrap_or_default()
 }
 
 /// Dollar signs are doubled, since the kubelet expands `$(NAME)`.
-fn write(sidecar: &mut Value, probes: &[ProxiedProbe]) {
+fn write(sidecar: &mut Value, probes: &[config::Probe]) {
     let text = json!(probes).to_string().replace('$', "$$");
     let variables = sidecar["env"].as_array_mut().into_iter().flatten();
     match variables.into_iter().find(|variable| variable["name"] == PROBES_VARIABLE) {

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use fusebox_policy::config::Probe;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -194,7 +195,7 @@ fn a_container_that_another_webhook_adds_later_is_taken_in() {
             "transparent" => {
                 let variable =
                     found["env"].as_array().unwrap().iter().find(|it| it["name"] == "FUSEBOX_PROBES").unwrap();
-                let probes: Vec<ProxiedProbe> = serde_json::from_str(variable["value"].as_str().unwrap()).unwrap();
+                let probes: Vec<Probe> = serde_json::from_str(variable["value"].as_str().unwrap()).unwrap();
                 json!(probes.into_iter().map(|probe| probe.path).collect::<Vec<_>>())
             }
             _ => {
@@ -214,7 +215,7 @@ fn facts(operator: &Operator) -> InjectionFacts<'_> {
 }
 
 /// The containers' liveness probes after injection, and what the sidecar makes of them.
-fn probed(pod: &Value) -> (Injection, Vec<ProxiedProbe>) {
+fn probed(pod: &Value) -> (Injection, Vec<Probe>) {
     let options = InjectionOptions::parse("{image: proxy, controlUrls: [https://operator:9443]}").unwrap();
     let request = InjectionRequest { namespace: "shop", pod };
     let injection = inject(&request, &facts(&Operator::default()), &options).unwrap();

@@ -4,12 +4,13 @@
 //! of whoever installed the operator: only that field is written, at the version that was read, and nothing where it
 //! stands. An object that is not installed needs none.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use fusebox_api::names::{CA_CONFIG_MAP, INJECT_ENABLED, INJECT_LABEL, OPERATIONS_GROUP, VERSION};
+use fusebox_api::names::{CA_CONFIG_MAP, OPERATIONS_GROUP, VERSION};
 use fusebox_compiler::Snapshot;
+use fusebox_compiler::snapshot::{Namespace, Operator};
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -128,17 +129,17 @@ impl Target {
 
 /// The namespaces that need the certificates: the operator's own, and those that ask for sidecars or have one.
 #[must_use]
-pub fn places(snapshot: &Snapshot, own_namespace: &str) -> BTreeSet<String> {
-    let asks = |labels: &std::collections::BTreeMap<String, String>| {
-        labels.get(INJECT_LABEL).is_some_and(|value| value == INJECT_ENABLED)
-    };
-    let namespaces = snapshot.namespaces.iter().filter(|it| asks(&it.labels)).map(|it| &it.name);
-    let pods = snapshot.pods.iter().filter(|pod| pod.sidecar || asks(&pod.labels)).map(|pod| &pod.namespace);
+pub fn places(snapshot: &Snapshot, operator: &Operator) -> BTreeSet<String> {
+    // What a namespace says counts by itself, before anything is in it.
+    let inherits = |it: &&Namespace| operator.is_asked((&it.name, Some(*it)), &BTreeMap::new());
+    let asks = |namespace: &str, labels: &BTreeMap<String, String>| operator.is_asked((namespace, None), labels);
+    let namespaces = snapshot.namespaces.iter().filter(inherits).map(|it| &it.name);
+    let pods = snapshot.pods.iter().filter(|pod| pod.sidecar || asks(&pod.namespace, &pod.labels));
     // A workload asks before its first pod does, so that the certificates are there when that starts.
-    let workloads = snapshot.workloads.iter().filter(|it| asks(&it.labels)).map(|it| &it.id.namespace);
-    let mut places: BTreeSet<String> = namespaces.chain(pods).chain(workloads).cloned().collect();
-    places.insert(own_namespace.to_owned());
-    places
+    let workloads =
+        snapshot.workloads.iter().filter(|it| asks(&it.id.namespace, &it.labels)).map(|it| &it.id.namespace);
+    let named = namespaces.chain(pods.map(|pod| &pod.namespace)).chain(workloads);
+    named.chain([&operator.namespace]).cloned().collect()
 }
 
 /// The ConfigMaps that sidecars mount.
@@ -278,7 +279,7 @@ fn status(lacking: &[String]) -> Status {
 mod tests {
     use std::time::SystemTime;
 
-    use fusebox_compiler::snapshot::Namespace;
+    use fusebox_api::names::INJECT_LABEL;
     use jiff::Timestamp;
 
     use super::super::authority::Authority;
@@ -307,7 +308,8 @@ mod tests {
         let mut snapshot = Snapshot::empty(Timestamp::UNIX_EPOCH);
         snapshot.namespaces =
             vec![namespace("asks", Some("enabled")), namespace("declines", Some("disabled")), namespace("is", None)];
-        assert_eq!(places(&snapshot, "fusebox-system").into_iter().collect::<Vec<_>>(), ["asks", "fusebox-system"]);
+        snapshot.namespaces.push(namespace("kube-system", Some("enabled")));
+        assert_eq!(places(&snapshot, &Operator::default()).into_iter().collect::<Vec<_>>(), ["asks", "fusebox-system"]);
     }
 
     #[test]

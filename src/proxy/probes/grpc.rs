@@ -5,13 +5,14 @@
 use std::net::SocketAddr;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use fusebox_policy::config::Probe;
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
-use super::{Failure, Probe, Verdict, connect};
+use super::{Failure, Verdict, connect};
 use crate::pipeline::grpc;
 
 /// The longest answer that is read; a right one has seven bytes.
@@ -49,11 +50,16 @@ pub(super) async fn ask(probe: &Probe, address: SocketAddr, told: &HeaderMap) ->
     match (status, serving(&bytes)) {
         (Some(0), Some(SERVING)) => Ok(Verdict::text(StatusCode::OK, "SERVING".to_owned())),
         (Some(0), state) => {
-            Err(Failure::NotServing(format!("service {:?} is not serving: status {state:?}", probe.service)))
+            Err(Failure::NotServing(format!("service {:?} is not serving: status {state:?}", service(probe))))
         }
-        (Some(code), _) => Err(Failure::NotServing(format!("service {:?}: gRPC status {code}", probe.service))),
+        (Some(code), _) => Err(Failure::NotServing(format!("service {:?}: gRPC status {code}", service(probe)))),
         (None, _) => Err(fail("no gRPC status: is it a gRPC server?".to_owned())),
     }
+}
+
+/// The service that is asked about; empty for the server as a whole.
+fn service(probe: &Probe) -> &str {
+    probe.service.as_deref().unwrap_or_default()
 }
 
 fn request(probe: &Probe, address: SocketAddr, told: &HeaderMap) -> Result<Request<Full<Bytes>>, http::Error> {
@@ -62,7 +68,7 @@ fn request(probe: &Probe, address: SocketAddr, told: &HeaderMap) -> Result<Reque
         .header(header::CONTENT_TYPE, "application/grpc")
         .header(header::TE, "trailers")
         .header(header::USER_AGENT, agent)
-        .body(Full::new(check(&probe.service)))
+        .body(Full::new(check(service(probe))))
 }
 
 /// `HealthCheckRequest {service}` with its prefix.

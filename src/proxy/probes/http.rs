@@ -5,6 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::{Bytes, BytesMut};
+use fusebox_policy::config::{Probe, ProbeHeader, ProbeScheme};
 use http::header::{self, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Request, Response, StatusCode, Uri};
@@ -14,7 +15,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Failure, MAX_BODY, Probe, ProbeHeader, ProbeScheme, Verdict, connect, tls};
+use super::{Failure, MAX_BODY, Verdict, connect, options, tls};
 
 /// Redirects that are followed, as many as Go's client follows.
 const MAX_REDIRECTS: usize = 10;
@@ -41,8 +42,8 @@ enum Next {
 /// Asks the application, in the words of the kubelet's request `told`.
 pub(super) async fn ask(probe: &Probe, address: SocketAddr, told: &HeaderMap) -> Result<Verdict, Failure> {
     let fail = |message: String| Failure::Answer { address, message };
-    let target = probe.request_target().map_err(|problem| fail(problem.to_string()))?;
-    let mut place = Place { tls: probe.scheme == ProbeScheme::Https, address, target };
+    let target = options::request_target(probe).map_err(|problem| fail(problem.to_string()))?;
+    let mut place = Place { tls: probe.scheme == Some(ProbeScheme::Https), address, target };
     for _ in 0..=MAX_REDIRECTS {
         let response = send(&place, headers(probe, &place, told)).await?;
         let status = response.status();

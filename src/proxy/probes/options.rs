@@ -7,11 +7,9 @@ use std::fmt::Write;
 use std::str::FromStr;
 use std::time::Duration;
 
+use fusebox_policy::config::{MAX_PROBES, Probe, ProbeHeader};
 use http::{HeaderName, HeaderValue, uri::PathAndQuery};
 use serde::{Deserialize, Serialize};
-
-/// Probes that one pod can have; the injector hands over no more.
-const MAX_PROBES: usize = 256;
 
 /// The longest time a probe takes; who asks for more gets this.
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -20,68 +18,6 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Probes(Vec<Probe>);
-
-/// One probe of one container.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Probe {
-    /// Where the kubelet asks for it: `/probes/CONTAINER/KIND`.
-    pub path: String,
-    /// The application's port.
-    pub port: u16,
-    /// What is asked.
-    pub kind: ProbeKind,
-    /// Whether HTTP goes over TLS.
-    #[serde(default, skip_serializing_if = "ProbeScheme::is_http")]
-    pub scheme: ProbeScheme,
-    /// Path and query of an HTTP probe; absent is `/`. What a request can't hold is escaped, as the kubelet does it.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub target: String,
-    /// Headers of an HTTP probe, Host among them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub headers: Vec<ProbeHeader>,
-    /// The service that a gRPC probe asks about; absent is the whole server.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub service: String,
-    /// How long it may take, in milliseconds, from 1 to an hour; what is out of that is taken as the nearest.
-    #[serde(default = "default_timeout_ms")]
-    pub timeout_ms: u64,
-}
-
-/// What a probe does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ProbeKind {
-    /// A GET that succeeds with 200..=399.
-    Http,
-    /// The health service of gRPC, without TLS.
-    Grpc,
-    /// A connection that can be made.
-    Tcp,
-}
-
-/// How HTTP is carried.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ProbeScheme {
-    /// As it is.
-    #[default]
-    #[serde(rename = "HTTP", alias = "http")]
-    Http,
-    /// Over TLS, whatever the certificate says.
-    #[serde(rename = "HTTPS", alias = "https")]
-    Https,
-}
-
-/// One header of an HTTP probe.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct ProbeHeader {
-    /// Its name.
-    pub name: String,
-    /// Its value.
-    #[serde(default)]
-    pub value: String,
-}
 
 /// Why probes can't be done as asked.
 #[derive(Debug, thiserror::Error)]
@@ -114,12 +50,6 @@ pub(crate) enum ProbeProblem {
     Header(String),
 }
 
-impl ProbeScheme {
-    fn is_http(&self) -> bool {
-        *self == Self::Http
-    }
-}
-
 impl Probes {
     /// The probe that the kubelet asks for at `path`.
     pub(crate) fn find(&self, path: &str) -> Option<&Probe> {
@@ -128,7 +58,7 @@ impl Probes {
 
     /// Those that fail whenever they are asked for, and why.
     pub(crate) fn hopeless(&self) -> impl Iterator<Item = (&Probe, ProbeProblem)> {
-        self.0.iter().filter_map(|probe| Some((probe, probe.problem()?)))
+        self.0.iter().filter_map(|probe| Some((probe, problem(probe)?)))
     }
 }
 
@@ -141,7 +71,7 @@ impl FromStr for Probes {
             return Err(ProbeError::TooMany(probes.0.len()));
         }
         for (index, probe) in probes.0.iter().enumerate() {
-            probe.check()?;
+            check(probe)?;
             if probes.0[..index].iter().any(|before| before.path == probe.path) {
                 return Err(ProbeError::Twice(probe.path.clone()));
             }
@@ -150,38 +80,36 @@ impl FromStr for Probes {
     }
 }
 
-impl Probe {
-    /// Why it can't be made; none where it can.
-    pub(crate) fn problem(&self) -> Option<ProbeProblem> {
-        if self.port == 0 {
-            return Some(ProbeProblem::Port);
-        }
-        let unsendable = |header: &&ProbeHeader| {
-            HeaderName::try_from(&header.name).is_err() || HeaderValue::try_from(&header.value).is_err()
-        };
-        if let Some(header) = self.headers.iter().find(unsendable) {
-            return Some(ProbeProblem::Header(header.name.clone()));
-        }
-        self.request_target().err()
+/// Why a probe can't be made; none where it can.
+pub(super) fn problem(probe: &Probe) -> Option<ProbeProblem> {
+    if probe.port == 0 {
+        return Some(ProbeProblem::Port);
     }
-
-    /// Path and query as they are sent.
-    pub(crate) fn request_target(&self) -> Result<PathAndQuery, ProbeProblem> {
-        let escaped = escaped(&self.target);
-        escaped.parse().map_err(|_| ProbeProblem::Target(self.target.clone()))
+    let unsendable = |header: &&ProbeHeader| {
+        HeaderName::try_from(&header.name).is_err() || HeaderValue::try_from(&header.value).is_err()
+    };
+    if let Some(header) = probe.headers.iter().find(unsendable) {
+        return Some(ProbeProblem::Header(header.name.clone()));
     }
+    request_target(probe).err()
+}
 
-    /// How long it may take.
-    pub(crate) fn timeout(&self) -> Duration {
-        Duration::from_millis(self.timeout_ms.max(1)).min(MAX_TIMEOUT)
-    }
+/// Path and query of a probe as they are sent.
+pub(super) fn request_target(probe: &Probe) -> Result<PathAndQuery, ProbeProblem> {
+    let target = probe.target.as_deref().unwrap_or_default();
+    escaped(target).parse().map_err(|_| ProbeProblem::Target(target.to_owned()))
+}
 
-    fn check(&self) -> Result<(), ProbeError> {
-        let mut parts = self.path.strip_prefix("/probes/").into_iter().flat_map(|rest| rest.split('/'));
-        match (parts.next(), parts.next(), parts.next()) {
-            (Some(container), Some(kind), None) if !container.is_empty() && !kind.is_empty() => Ok(()),
-            _ => Err(ProbeError::Path(self.path.clone())),
-        }
+/// How long a probe may take.
+pub(super) fn timeout(probe: &Probe) -> Duration {
+    Duration::from_millis(probe.timeout_ms.max(1)).min(MAX_TIMEOUT)
+}
+
+fn check(probe: &Probe) -> Result<(), ProbeError> {
+    let mut parts = probe.path.strip_prefix("/probes/").into_iter().flat_map(|rest| rest.split('/'));
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(container), Some(kind), None) if !container.is_empty() && !kind.is_empty() => Ok(()),
+        _ => Err(ProbeError::Path(probe.path.clone())),
     }
 }
 
@@ -203,12 +131,10 @@ fn escaped(target: &str) -> String {
     text
 }
 
-fn default_timeout_ms() -> u64 {
-    1_000
-}
-
 #[cfg(test)]
 mod tests {
+    use fusebox_policy::config::ProbeScheme;
+
     use super::*;
 
     #[test]
@@ -216,7 +142,10 @@ mod tests {
         let text = r#"[{"path":"/probes/app/liveness","port":8080,"kind":"http","scheme":"HTTPS","target":"/live?full=1","headers":[{"name":"Host","value":"a.b"}],"timeoutMs":2000}]"#;
         let probes: Probes = text.parse().unwrap();
         let probe = probes.find("/probes/app/liveness").unwrap();
-        assert_eq!((probe.scheme, &*probe.target, probe.timeout_ms), (ProbeScheme::Https, "/live?full=1", 2000));
+        assert_eq!(
+            (probe.scheme, probe.target.as_deref(), probe.timeout_ms),
+            (Some(ProbeScheme::Https), Some("/live?full=1"), 2000)
+        );
         assert_eq!(serde_json::to_string(&probes).unwrap(), text);
         let short: Probes = r#"[{"path":"/probes/a/startup","port":1,"kind":"tcp"}]"#.parse().unwrap();
         assert_eq!(short.find("/probes/a/startup").unwrap().timeout_ms, 1_000);
@@ -240,21 +169,21 @@ mod tests {
     }
 
     /// What is wrong with the one probe of `fields`.
-    fn problem(fields: &str) -> Option<ProbeProblem> {
+    fn problem_of(fields: &str) -> Option<ProbeProblem> {
         let text = format!(r#"[{{"path":"/probes/a/b","kind":"http",{fields}}}]"#);
-        text.parse::<Probes>().unwrap().find("/probes/a/b").unwrap().problem()
+        problem(text.parse::<Probes>().unwrap().find("/probes/a/b").unwrap())
     }
 
     #[test]
     fn a_probe_that_can_not_be_made_is_kept_with_its_reason() {
         let header = |name: &str| Some(ProbeProblem::Header(name.to_owned()));
-        assert_eq!(problem(r#""port":0"#), Some(ProbeProblem::Port));
-        assert_eq!(problem(r#""port":1,"headers":[{"name":"a b"}]"#), header("a b"));
-        assert_eq!(problem(r#""port":1,"headers":[{"name":""}]"#), header(""));
-        assert_eq!(problem(r#""port":1,"headers":[{"name":"x","value":"a\nb"}]"#), header("x"));
-        assert_eq!(problem(r#""port":1,"headers":[{"name":"x","value":"\u00fc"}]"#), None);
+        assert_eq!(problem_of(r#""port":0"#), Some(ProbeProblem::Port));
+        assert_eq!(problem_of(r#""port":1,"headers":[{"name":"a b"}]"#), header("a b"));
+        assert_eq!(problem_of(r#""port":1,"headers":[{"name":""}]"#), header(""));
+        assert_eq!(problem_of(r#""port":1,"headers":[{"name":"x","value":"a\nb"}]"#), header("x"));
+        assert_eq!(problem_of(r#""port":1,"headers":[{"name":"x","value":"\u00fc"}]"#), None);
         let long = format!(r#""port":1,"target":"/{}""#, "a".repeat(70_000));
-        assert!(matches!(problem(&long), Some(ProbeProblem::Target(_))));
+        assert!(matches!(problem_of(&long), Some(ProbeProblem::Target(_))));
     }
 
     #[test]
@@ -271,8 +200,8 @@ mod tests {
             let text = serde_json::json!([{"path": "/probes/a/b", "port": 1, "kind": "http", "target": target}]);
             let probes: Probes = text.to_string().parse().unwrap();
             let found = probes.find("/probes/a/b").unwrap();
-            assert_eq!(found.request_target().unwrap(), sent, "{target:?}");
-            assert_eq!(found.problem(), None);
+            assert_eq!(request_target(found).unwrap(), sent, "{target:?}");
+            assert_eq!(problem(found), None);
         }
     }
 
@@ -281,7 +210,7 @@ mod tests {
         for (asked, taken) in [(0, 1), (2_000, 2_000), (2_147_483_647_000, 3_600_000), (u64::MAX, 3_600_000)] {
             let text = format!(r#"[{{"path":"/probes/a/b","port":1,"kind":"tcp","timeoutMs":{asked}}}]"#);
             let probes: Probes = text.parse().unwrap();
-            assert_eq!(probes.find("/probes/a/b").unwrap().timeout(), Duration::from_millis(taken));
+            assert_eq!(timeout(probes.find("/probes/a/b").unwrap()), Duration::from_millis(taken));
         }
     }
 }
