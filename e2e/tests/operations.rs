@@ -148,6 +148,7 @@ async fn who_may_not_is_told_which_role_helps() -> Result<()> {
             let said = person.fusebox(&fleet, command).await?;
             let role = "ask for ClusterRole fusebox-operate in this namespace (it is part of edit)";
             ensure!(said.code == 1 && said.err.contains(role), "{command:?}: {said:?}");
+            ensure!(said.err.contains("`kubectl create rolebinding fusebox-operate-"), "{command:?}: {said:?}");
         }
     }
     let explain = nobody.fusebox(&fleet, &["explain", "pod/any", "-n", ns]).await?;

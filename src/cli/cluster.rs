@@ -1,7 +1,7 @@
 //! The way to a cluster: kubeconfig, context, namespace, and what is read of it.
 //!
 //! It must only read; the commands that write do so themselves. Errors say what to do next, because most who meet one
-//! have merely no cluster at hand.
+//! have merely no cluster at hand, or no right to it.
 
 use anyhow::{Context as _, Result};
 use fusebox_api::CircuitBreakerPolicy;
@@ -14,6 +14,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
 use crate::arguments::ClusterArguments;
+use crate::refusal::{Role, explained};
 
 /// The field manager of what people set by hand with this command, apart from the operator's own.
 pub(crate) const CLI_MANAGER: &str = "fusebox-cli";
@@ -65,7 +66,7 @@ impl Session {
 
     /// One policy of the session's namespace.
     pub(crate) async fn policy(&self, name: &str) -> Result<CircuitBreakerPolicy> {
-        let found = self.policies().get_opt(name).await.map_err(explained)?;
+        let found = self.policies().get_opt(name).await.map_err(|error| explained(error, Role::View))?;
         found.with_context(|| {
             format!(
                 "CircuitBreakerPolicy {}/{name} does not exist: `fusebox status` lists all, -n chooses the namespace",
@@ -89,7 +90,7 @@ impl Session {
     }
 }
 
-/// All objects, page by page.
+/// All objects of all namespaces, page by page.
 async fn list<K>(api: Api<K>) -> Result<Vec<K>>
 where
     K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
@@ -97,30 +98,11 @@ where
     let mut params = ListParams::default().limit(PAGE);
     let mut objects = Vec::new();
     loop {
-        let page = api.list(&params).await.map_err(explained)?;
+        let page = api.list(&params).await.map_err(|error| explained(error, Role::ClusterView))?;
         objects.extend(page.items);
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params = params.continue_token(&token),
             None => return Ok(objects),
         }
     }
-}
-
-/// The API server's answer with the step that helps.
-pub(crate) fn explained(error: kube::Error) -> anyhow::Error {
-    let advice = match &error {
-        kube::Error::Api(status) if status.code == 404 => {
-            "the cluster does not know CircuitBreakerPolicy: install the resources with `kubectl apply -f crds/`"
-        }
-        kube::Error::Api(status) if status.code == 403 => {
-            "ask for a role that may do this on circuitbreakerpolicies.fusebox.dev"
-        }
-        kube::Error::Api(status) if status.code == 401 => "log in again: the cluster does not know this user",
-        kube::Error::Api(status) if status.code == 409 => {
-            "somebody else manages spec.override: change it there, or pass --take-over"
-        }
-        kube::Error::Api(_) => "the API server refused",
-        _ => "the API server can't be reached: check the address in the kubeconfig",
-    };
-    anyhow::Error::new(error).context(advice)
 }

@@ -13,6 +13,7 @@ mod operations;
 mod pods;
 mod quota;
 mod rate_limits;
+mod refusal;
 mod render;
 mod run;
 mod sidecars;

@@ -15,7 +15,8 @@ use kube::Client;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::cluster::{Session, explained};
+use crate::cluster::Session;
+use crate::refusal::{Role, explained_by_operations};
 use crate::terminal::Terminal;
 
 /// How often something that is not there for a moment is asked for.
@@ -61,7 +62,7 @@ impl Session {
                 terminal.progress("note: the operations API does not answer, so this is what the policies say")?;
                 Ok(None)
             }
-            Err(error) => Err(explained(error)),
+            Err(error) => Err(explained_by_operations(error, Role::View)),
         }
     }
 }
@@ -78,8 +79,10 @@ impl Operations {
         let (mut states, mut next) = (Vec::new(), String::new());
         loop {
             let path = format!("/apis/{API_VERSION}{scope}/{}?limit={PAGE}&continue={next}", S::PLURAL);
-            let page: StateList<S> =
-                self.ask(Method::GET, &path, Vec::new()).await.map_err(|error| refused(error, "view"))?;
+            let page: StateList<S> = self
+                .ask(Method::GET, &path, Vec::new())
+                .await
+                .map_err(|error| explained_by_operations(error, Role::View))?;
             states.extend(page.items);
             if page.metadata.next.is_empty() {
                 return Ok(states);
@@ -97,20 +100,20 @@ impl Operations {
     ) -> Result<CircuitBreakerOverride> {
         let path = format!("{}/override{query}", self.path(CircuitBreakerState::PLURAL, policy));
         let body = serde_json::to_vec(wanted)?;
-        self.ask(Method::POST, &path, body).await.map_err(|error| refused(error, "operate"))
+        self.ask(Method::POST, &path, body).await.map_err(|error| explained_by_operations(error, Role::Operate))
     }
 
     /// Lets a policy's breakers decide by themselves again.
     pub(crate) async fn release(&self, policy: &str) -> Result<Released> {
         let path = format!("{}/override", self.path(CircuitBreakerState::PLURAL, policy));
-        self.ask(Method::DELETE, &path, Vec::new()).await.map_err(|error| refused(error, "operate"))
+        self.ask(Method::DELETE, &path, Vec::new()).await.map_err(|error| explained_by_operations(error, Role::Operate))
     }
 
     /// Lets a client of a policy go.
     pub(crate) async fn unblock(&self, policy: &str, wish: &RateLimitUnblock) -> Result<RateLimitUnblock> {
         let path = format!("{}/unblock", self.path(RateLimitState::PLURAL, policy));
         let body = serde_json::to_vec(wish)?;
-        self.ask(Method::POST, &path, body).await.map_err(|error| refused(error, "operate"))
+        self.ask(Method::POST, &path, body).await.map_err(|error| explained_by_operations(error, Role::Operate))
     }
 
     /// Which policies apply to a pod; None where there is no such pod.
@@ -145,31 +148,6 @@ fn found<T>(answer: kube::Result<T>) -> Result<Option<T>> {
     match answer {
         Ok(answer) => Ok(Some(answer)),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
-        Err(error) => Err(refused(error, "view")),
-    }
-}
-
-/// A refusal of the operations API with the step that helps; `role` is what the request needs.
-fn refused(error: kube::Error, role: &str) -> anyhow::Error {
-    let advice = match &error {
-        kube::Error::Api(status) if status.code == 403 => {
-            let part_of = if role == "view" { "view" } else { "edit" };
-            Some(format!("ask for ClusterRole fusebox-{role} in this namespace (it is part of {part_of})"))
-        }
-        kube::Error::Api(status) if status.code == 404 => {
-            Some("`fusebox status` lists all policies, -n chooses the namespace".to_owned())
-        }
-        kube::Error::Api(status) if status.code == 503 => {
-            Some("the operator is not ready: look at its pods, or try again".to_owned())
-        }
-        kube::Error::Api(status) if status.code == 409 => {
-            Some("somebody else manages spec.override: change it there, or pass --take-over".to_owned())
-        }
-        kube::Error::Api(status) if [400, 422].contains(&status.code) => Some("the operator refused".to_owned()),
-        _ => None,
-    };
-    match advice {
-        Some(advice) => anyhow::Error::new(error).context(advice),
-        None => explained(error),
+        Err(error) => Err(explained_by_operations(error, Role::View)),
     }
 }

@@ -13,7 +13,7 @@ use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt as _};
 
 use crate::arguments::StatusArguments;
-use crate::cluster::explained;
+use crate::refusal::{Role, explained};
 use crate::status::condition_row;
 use crate::table::{self, Cell};
 use crate::terminal::{BAD, CARE, FAINT, GOOD, STRONG, Styled};
@@ -32,7 +32,7 @@ pub(crate) async fn list(arguments: &StatusArguments, namespace: &str, client: &
     let mut policies: Vec<RateLimit> = match listed {
         Ok(policies) => policies,
         Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
-        Err(error) => return Err(explained(error)),
+        Err(error) => return Err(explained(error, Role::View)),
     };
     policies.iter_mut().for_each(|policy| policy.managed_fields_mut().clear());
     Ok(policies)

@@ -19,10 +19,11 @@ use kube::{Client, ResourceExt as _};
 use serde_json::json;
 
 use crate::arguments::{StatusArguments, StatusOutput as Output};
-use crate::cluster::{Session, explained};
+use crate::cluster::Session;
 use crate::operations::Operations;
 use crate::pods;
 use crate::rate_limits;
+use crate::refusal::{Role, explained, is_forbidden};
 use crate::sidecars;
 use crate::table::{self, Cell};
 use crate::terminal::{BAD, CARE, Exit, FAINT, GOOD, STRONG, Styled, Terminal, state_style};
@@ -53,13 +54,16 @@ pub(crate) async fn status(arguments: &StatusArguments, terminal: &mut Terminal)
     let limits = rate_limits::list(arguments, &session.namespace, &session.client).await?;
     match &arguments.name {
         // A RateLimit may have the name, too, or alone.
-        Some(name) => match session.policies().get_opt(name).await.map_err(explained)? {
+        Some(name) => match session.policies().get_opt(name).await.map_err(|error| explained(error, Role::View))? {
             Some(policy) => insert(&mut policies, policy),
             None if limits.is_empty() => drop(session.policy(name).await?),
             None => {}
         },
         None => {
-            let listed = scope(arguments, &session.client).list(&ListParams::default()).await.map_err(explained)?;
+            let listed = scope(arguments, &session.client)
+                .list(&ListParams::default())
+                .await
+                .map_err(|error| explained(error, Role::View))?;
             listed.items.into_iter().for_each(|policy| insert(&mut policies, policy));
         }
     }
@@ -108,6 +112,9 @@ async fn watch(
                     apply(&mut policies, event);
                 }
                 Ok(None) => return Ok(Exit::Done),
+                Err(watcher::Error::InitialListFailed(error)) if is_forbidden(&error) => {
+                    return Err(explained(error, Role::View));
+                }
                 Err(error) => terminal.progress(format_args!("waiting for the API server: {error}"))?,
             },
             _ = tick.tick() => if !terminal.redraws || arguments.output == Output::Json { continue },

@@ -19,8 +19,9 @@ use kube::runtime::{WatchStreamExt as _, watcher};
 use serde_json::{Value, json};
 
 use crate::arguments::{Forced, ReleaseArguments, TripArguments, WaitArguments};
-use crate::cluster::{CLI_MANAGER, Session, explained};
+use crate::cluster::{CLI_MANAGER, Session};
 use crate::operations::Operations;
+use crate::refusal::{Role, explained};
 use crate::status::condition;
 use crate::terminal::{Exit, FAINT, GOOD, Styled, Terminal};
 
@@ -120,7 +121,11 @@ async fn write(session: &Session, arguments: &TripArguments) -> Result<(Timestam
     let mut params = PatchParams::apply(CLI_MANAGER);
     params.force = arguments.take_over;
     let patch = override_of(&policy, arguments, until);
-    let set = session.policies().patch(&arguments.name, &params, &Patch::Apply(&patch)).await.map_err(explained)?;
+    let set = session
+        .policies()
+        .patch(&arguments.name, &params, &Patch::Apply(&patch))
+        .await
+        .map_err(|error| explained(error, Role::Admin))?;
     Ok((until, set))
 }
 
@@ -132,7 +137,12 @@ async fn clear(session: &Session, name: &str) -> Result<Option<CircuitBreakerPol
     }
     let params = PatchParams { field_manager: Some(CLI_MANAGER.to_owned()), ..PatchParams::default() };
     let patch = json!({ "spec": { "override": null } });
-    session.policies().patch(name, &params, &Patch::Merge(&patch)).await.map_err(explained).map(Some)
+    session
+        .policies()
+        .patch(name, &params, &Patch::Merge(&patch))
+        .await
+        .map_err(|error| explained(error, Role::Admin))
+        .map(Some)
 }
 
 /// Whole seconds, so that what is written reads well.

@@ -203,6 +203,52 @@ async fn status_shows_rate_limits_beside_breakers_and_by_name() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_lacks_a_right_is_told_a_command_that_grants_it() -> Result<()> {
+    let fixture = Fixture::new().await?;
+    fixture.cluster.apply(include_str!("../../../config/rbac/roles.yaml")).await?;
+    fixture.policy("payments", &payments()).await?;
+    let person = format!("jane-of-{}", fixture.namespace);
+    let kubeconfig = fixture.cluster.kubeconfig_for_user(&person, None)?;
+    let kubeconfig = kubeconfig.to_str().context("the path is text")?;
+    let jane = async |arguments: &[&str]| fusebox(&[arguments, &["--kubeconfig", kubeconfig]].concat()).await;
+    let ns = ["-n", fixture.namespace.as_str()];
+    let trip = ["trip", "payments", "--for", "1m", "--reason", "x", "--no-wait", ns[0], ns[1]];
+
+    // Each is refused, and works once somebody who may ran what the refusal says.
+    for (arguments, role) in
+        [(&["status", ns[0], ns[1]][..], "fusebox-view"), (&trip[..], "fusebox-admin"), (&["status"], "fusebox-view")]
+    {
+        let (exit, _, err) = jane(arguments).await;
+        ensure!(exit == Exit::Failed && err.contains(&format!("ask for ClusterRole {role}")), "{arguments:?}: {err}");
+        let command = err.split('`').nth(1).context("a command")?;
+        let words: Vec<&str> = command.split(' ').collect();
+        ensure!(words[0] == "kubectl" && words.contains(&format!("--user={person}").as_str()), "{command}");
+        fixture.cluster.kubectl_ok(&words[1..]).await?;
+        eventually(DEADLINE, "the right is known", async || {
+            let (exit, _, err) = jane(arguments).await;
+            ensure!(exit == Exit::Done, "{arguments:?}: {err}");
+            Ok(())
+        })
+        .await?;
+    }
+
+    let stranger = fixture.cluster.kubeconfig_for_user("stranger", None)?;
+    let stranger = ["--kubeconfig", stranger.to_str().context("the path is text")?];
+    let refused = async |arguments: &[&str]| fusebox(&[arguments, &stranger, &ns].concat()).await;
+    for (arguments, role) in [
+        (&["status", "payments"][..], "fusebox-view"),
+        (&["status", "--watch"], "fusebox-view"),
+        (&["release", "payments"], "fusebox-view"),
+        (&["explain", "pod/web"], "view"),
+    ] {
+        let (exit, _, err) = refused(arguments).await;
+        let command = format!("--clusterrole={role} --user=stranger");
+        ensure!(exit == Exit::Failed && err.contains(&command), "{arguments:?}: {err}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn status_watch_prints_again_when_a_status_changes() -> Result<()> {
     let fixture = Fixture::new().await?;
     fixture.policy("payments", &payments()).await?;
