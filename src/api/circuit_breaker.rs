@@ -20,7 +20,7 @@ use crate::status::CircuitBreakerPolicyStatus;
 pub use failure_on::{FailureCondition, FailureOn, GrpcCode, HttpStatusPattern};
 pub use fallback::{AnswerHeader, Fallback, FallbackType, StaticAnswer};
 pub use timing::{HalfOpen, Open, Recovery};
-pub use trip::{FailureCount, FailureRate, SlowCallRate, Trip, TripType};
+pub use trip::{FailureCount, FailureRate, RateWindow, SlowCallRate, Trip, TripType};
 
 /// Stops calling a Service that keeps failing, and finds out when it works again.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]

@@ -176,20 +176,20 @@ fn limits(trip: &api::Trip) -> config::Trip {
             .map(|it| config::FailureCount { count: it.count, window_ms: it.window.as_millis() }),
         failure_rate: failure_rate.as_ref().map(|it| config::FailureRate {
             percent: it.percent,
-            window: rate_window(it.calls, it.window_or_default()),
-            min_requests: it.min_requests_or_default(),
+            window: rate_window(&it.of),
+            min_requests: it.of.min_requests_or_default(),
         }),
         slow_call_rate: slow_call_rate.as_ref().map(|it| config::SlowCallRate {
             percent: it.percent,
             slower_than_ms: it.slower_than.as_millis(),
-            window: rate_window(it.calls, it.window_or_default()),
-            min_requests: it.min_requests_or_default(),
+            window: rate_window(&it.of),
+            min_requests: it.of.min_requests_or_default(),
         }),
     }
 }
 
-fn rate_window(calls: Option<u32>, window: fusebox_api::Duration) -> RateWindow {
-    calls.map_or(RateWindow::Time(window.as_millis()), RateWindow::Calls)
+fn rate_window(of: &api::RateWindow) -> RateWindow {
+    of.calls.map_or_else(|| RateWindow::Time(of.window_or_default().as_millis()), RateWindow::Calls)
 }
 
 fn failure_on(failure_on: &api::FailureOn) -> Result<FailureOn, Refusal> {

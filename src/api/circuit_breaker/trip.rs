@@ -68,40 +68,20 @@ pub struct FailureCount {
 }
 
 /// A share of failures within a time, or among the last calls.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!(has(self.window) && has(self.calls))")
-    .message("set window or calls, not both").field_path(".calls"))]
-#[x_kube(validation = Rule::new("!has(self.calls) || !has(self.minRequests) || self.minRequests <= self.calls")
-    .message("must not be more than calls, or the share never decides").field_path(".minRequests"))]
 pub struct FailureRate {
     /// Failures among requests, in percent, 1 to 100: this share or more opens the breaker. Example: 50.
     #[schemars(range(min = 1, max = 100))]
     pub percent: u8,
-    /// The rolling time they are counted in, 1s to 1h; not together with calls. Default: 10s.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('1h')")
-        .message("must be between 1s and 1h"))]
-    pub window: Option<Duration>,
-    /// In place of a time, the last so many requests, however old, 1 to 10000: for little traffic. Default: unset.
-    /// Example: 100.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 10_000))]
-    pub calls: Option<u32>,
-    /// With fewer requests than this the share decides nothing, 1 to 100000, and not more than calls. Default: 20, or
-    /// calls where that is less.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 100_000))]
-    pub min_requests: Option<u32>,
+    /// The requests that it is a share of.
+    #[serde(flatten)]
+    pub of: RateWindow,
 }
 
 /// A share of slow calls within a time, or among the last calls.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!(has(self.window) && has(self.calls))")
-    .message("set window or calls, not both").field_path(".calls"))]
-#[x_kube(validation = Rule::new("!has(self.calls) || !has(self.minRequests) || self.minRequests <= self.calls")
-    .message("must not be more than calls, or the share never decides").field_path(".minRequests"))]
 pub struct SlowCallRate {
     /// Slow calls among requests, in percent, 1 to 100: this share or more opens the breaker. Example: 80.
     #[schemars(range(min = 1, max = 100))]
@@ -111,6 +91,19 @@ pub struct SlowCallRate {
     #[x_kube(validation = Rule::new("duration(self) >= duration('1ms') && duration(self) <= duration('1h')")
         .message("must be between 1ms and 1h"))]
     pub slower_than: Duration,
+    /// The requests that it is a share of.
+    #[serde(flatten)]
+    pub of: RateWindow,
+}
+
+/// The requests that a share is of: those within a time, or the last ones.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!(has(self.window) && has(self.calls))")
+    .message("set window or calls, not both").field_path(".calls"))]
+#[x_kube(validation = Rule::new("!has(self.calls) || !has(self.minRequests) || self.minRequests <= self.calls")
+    .message("must not be more than calls, or the share never decides").field_path(".minRequests"))]
+pub struct RateWindow {
     /// The rolling time they are counted in, 1s to 1h; not together with calls. Default: 10s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('1h')")
@@ -140,7 +133,7 @@ impl Default for Trip {
     }
 }
 
-impl FailureRate {
+impl RateWindow {
     /// The time that is looked at, where no number of calls is.
     #[must_use]
     pub fn window_or_default(&self) -> Duration {
@@ -150,24 +143,7 @@ impl FailureRate {
     /// The requests without which the share decides nothing.
     #[must_use]
     pub fn min_requests_or_default(&self) -> u32 {
-        min_requests(self.min_requests, self.calls)
+        let least = || self.calls.map_or(DEFAULT_MIN_REQUESTS, |calls| calls.min(DEFAULT_MIN_REQUESTS));
+        self.min_requests.unwrap_or_else(least)
     }
-}
-
-impl SlowCallRate {
-    /// The time that is looked at, where no number of calls is.
-    #[must_use]
-    pub fn window_or_default(&self) -> Duration {
-        self.window.unwrap_or(DEFAULT_WINDOW)
-    }
-
-    /// The requests without which the share decides nothing.
-    #[must_use]
-    pub fn min_requests_or_default(&self) -> u32 {
-        min_requests(self.min_requests, self.calls)
-    }
-}
-
-fn min_requests(said: Option<u32>, calls: Option<u32>) -> u32 {
-    said.unwrap_or_else(|| calls.map_or(DEFAULT_MIN_REQUESTS, |calls| calls.min(DEFAULT_MIN_REQUESTS)))
 }
