@@ -64,7 +64,7 @@ const DEFAULT_MAX_TRACKED_KEYS: u32 = 65_536;
         name = "Limited%",
         type_ = "integer",
         json_path = ".status.summary.limitedPercent",
-        description = "Requests that were refused, of all that limits decided on since their pods started."
+        description = "Requests that were refused, of all that limits decided on in the last minute."
     ),
     printcolumn(
         name = "Blocked",

@@ -89,6 +89,12 @@ pub struct LimitReport {
     /// Requests that waited since the proxy started.
     #[serde(default)]
     pub delayed: u64,
+    /// What it decided in the last minute; absent from a proxy of a version that does not say so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recent: Option<RecentDecisions>,
+    /// When it refused a request last, in milliseconds since the Unix epoch; absent where it never did, or does not say so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_limited_unix_ms: Option<i64>,
     /// Keys with a bucket of their own now.
     pub tracked_keys: u64,
     /// Clients that are refused for a time now.
@@ -102,6 +108,16 @@ pub struct LimitReport {
     /// With scope Shared, why the store does not answer.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub store_error: String,
+}
+
+/// What one rule of one limit decided in the last minute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RecentDecisions {
+    /// Requests it let pass, delayed ones among them.
+    pub allowed: u64,
+    /// Requests it refused; in Shadow, those it would have refused.
+    pub limited: u64,
 }
 
 /// The most blocked clients of one limit that are reported.
@@ -129,4 +145,24 @@ pub struct BrokenReference {
     pub reference: Reference,
     /// What is wrong, and how to mend it; never a part of the value.
     pub problem: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_limit_of_a_proxy_that_says_nothing_of_the_last_minute_is_understood() {
+        let key = json!({
+            "policy": {"namespace": "shop", "name": "limits"}, "side": "Server", "port": 8080, "limit": "all",
+            "target": {"kind": "Service", "namespace": "shop", "name": "web"},
+        });
+        let told = json!({"key": key, "allowed": 5, "limited": 3, "trackedKeys": 1, "blockedClients": 0});
+        let report: LimitReport = serde_json::from_value(told).unwrap();
+        assert_eq!((report.recent, report.last_limited_unix_ms), (None, None));
+        let again = serde_json::to_value(&report).unwrap();
+        assert!(again.get("recent").is_none() && again.get("lastLimitedUnixMs").is_none(), "{again}");
+    }
 }

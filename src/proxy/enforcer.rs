@@ -279,11 +279,12 @@ impl Enforcer {
         }
     }
 
-    /// Closes connections to upstreams that were idle for too long, and forgets buckets that are full.
+    /// Closes connections to upstreams that were idle for too long, forgets buckets that are full, and looks at what limits decided.
     pub(crate) fn sweep(&self, now: Instant) {
         self.pools.sweep(now);
         for installed in self.snapshot.load_full().limits.values() {
             installed.forget_full(now);
+            installed.look(now);
         }
     }
 

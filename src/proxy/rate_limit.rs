@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use fusebox_policy::config::{LimitHeaders, LimitKey, MissingKey, Mode, ShowKeys, UnknownKey};
 use fusebox_policy::matching::RequestMatcher;
-use fusebox_policy::rate_limit::{Buckets, KeyId, Rate, RefusedUntil, TopKeys};
+use fusebox_policy::rate_limit::{Buckets, KeyId, Rate, Recent, RefusedUntil, TopKeys};
 use http::header::{HeaderName, HeaderValue};
 
 pub(crate) use self::asking::{Asked, Later, Passed, Refused};
@@ -102,6 +102,8 @@ pub(crate) struct Tracked {
     refused: RefusedUntil,
     /// What was decided.
     pub(crate) counts: Counts,
+    /// What of it is recent.
+    recent: Recent,
     /// What was left.
     least: Least,
     /// Whom it refused most.

@@ -25,8 +25,8 @@ pub struct RateLimitStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Accepted, ResolvedRefs (also what Secrets and ConfigMaps the policy names), Programmed (the sidecars acknowledged
-    /// this generation), Ready (all three), Limited (clients are blocked now), StoreReachable (with scope Shared), Monitored,
-    /// Covered (every pod that asks for a sidecar has one, through which its traffic goes).
+    /// this generation), Ready (all three), Limited (requests were refused in the last minute, or clients are blocked now),
+    /// StoreReachable (with scope Shared), Monitored, Covered (every pod that asks for a sidecar has one, through which its traffic goes).
     #[serde(default)]
     #[schemars(schema_with = "crate::schemas::conditions", length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
@@ -59,8 +59,8 @@ pub struct RateLimitSummary {
     /// Replica, Shared, or both.
     #[serde(default)]
     pub scope: String,
-    /// Requests that were refused, of all that limits decided on since their pods started, in percent; absent where no pod
-    /// reports or none was decided on.
+    /// Requests that were refused, of all that limits decided on in the last minute, in percent; absent where none was decided on
+    /// in it. Pods whose sidecar is of an older version are not counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limited_percent: Option<i64>,
     /// Clients that are refused for a time now; absent where no pod reports.
@@ -68,8 +68,8 @@ pub struct RateLimitSummary {
     pub blocked: Option<i64>,
 }
 
-/// One limit, or one rule of it, on one target. Numbers are sums over the pods that report, since these started, of three
-/// leading digits.
+/// One limit, or one rule of it, on one target. Numbers are sums over the pods that report, of three leading digits; allowed, limited
+/// and delayed since these pods started.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LimitStatus {
@@ -97,9 +97,16 @@ pub struct LimitStatus {
     /// Requests that were refused; with mode Shadow, those that would have been. Absent where no pod reports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limited: Option<i64>,
-    /// Refused requests of all, in percent; absent where no pod reports or there were none.
+    /// Requests that were refused in the last minute; with mode Shadow, those that would have been. Absent where no pod says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limited_recently: Option<i64>,
+    /// Refused requests of all in the last minute, in percent; absent where there were none in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limited_percent: Option<i64>,
+    /// When a request was refused last; absent where none was since the pods started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schemas::time")]
+    pub last_limited: Option<Time>,
     /// Requests that waited, with action Delay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delayed: Option<i64>,

@@ -10,8 +10,9 @@ use fusebox_api::rate_limit::{
     BlockedClient, LimitPods, LimitScope, LimitStatus, MAX_LIMIT_TARGETS, MAX_TOP_BLOCKED, RateLimitSummary,
 };
 use fusebox_policy::config::LimitKey;
-use fusebox_policy::report::{self, LimitReport};
+use fusebox_policy::report::{self, LimitReport, RecentDecisions};
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::words::{target_words, time, verdict_words, whole};
 use super::{Reports, heard};
@@ -28,6 +29,9 @@ pub(super) struct Observed {
     pub(super) summary: RateLimitSummary,
     pub(super) targets: Vec<LimitStatus>,
     pub(super) truncated: bool,
+    /// Requests that were refused in the last minute, where any pod says so, and when one was last.
+    pub(super) limited_recently: Option<i64>,
+    pub(super) last_limited: Option<Time>,
     /// Pods that are heard.
     pub(super) reporting: i64,
     /// Pods that can't reach the store, with what the first of them says.
@@ -55,6 +59,9 @@ struct Tally<'a> {
     allowed: u64,
     limited: u64,
     delayed: u64,
+    /// What was decided in the last minute, of the pods that say so.
+    recent: Option<RecentDecisions>,
+    last_limited_ms: Option<i64>,
     /// Blocked clients of all pods, by limits of scope Replica: each pod has its own.
     blocked_alone: u64,
     /// Blocked clients of the pod that knows most, by limits of scope Shared: all pods have the same.
@@ -90,6 +97,8 @@ pub(super) fn observe((plan, part): (&PolicyPlan, &LimitPart), reports: &Reports
         summary,
         targets,
         truncated,
+        limited_recently: tally.limited_recently(),
+        last_limited: tally.last_limited_ms.and_then(time),
         reporting: tally.reporting,
         without_store: tally.without_store,
         store_error: tally.store_error.chars().filter(|it| !it.is_control()).take(MAX_STORE_WORDS).collect(),
@@ -105,6 +114,8 @@ pub(super) fn kept(plan: (&PolicyPlan, &LimitPart), previous: &RateLimitStatus) 
     Observed {
         summary: RateLimitSummary { limited_percent, blocked, ..silent.summary },
         truncated: silent.truncated,
+        limited_recently: targets.iter().filter_map(|target| target.limited_recently).reduce(i64::saturating_add),
+        last_limited: targets.iter().filter_map(|target| target.last_limited.clone()).max(),
         reporting: targets.iter().map(|target| target.pods.reporting).max().unwrap_or_default(),
         without_store: targets.iter().map(|target| target.pods.without_store).max().unwrap_or_default(),
         store_error: String::new(),
@@ -151,7 +162,9 @@ impl<'a> Heard<'a> {
             pods: LimitPods { reporting: tally.reporting, without_store: tally.without_store },
             allowed: known(tally.allowed),
             limited: known(tally.limited),
+            limited_recently: tally.limited_recently(),
             limited_percent: tally.limited_percent(),
+            last_limited: tally.last_limited_ms.and_then(time),
             delayed: (tally.delayed > 0).then(|| quantised(tally.delayed)),
             blocked_clients: tally.blocked(),
             top_blocked: tally.top_blocked(),
@@ -174,11 +187,13 @@ impl<'a> Heard<'a> {
 
 impl<'a> Tally<'a> {
     fn add_pod(&mut self, reports: impl Iterator<Item = (LimitScope, &'a LimitReport)>) {
-        let (mut together, mut lost) = (0_u64, None::<i64>);
+        let (mut together, mut lost, mut tells_recent) = (0_u64, None::<i64>, true);
         for (scope, report) in reports {
             self.allowed = self.allowed.saturating_add(report.allowed);
             self.limited = self.limited.saturating_add(report.limited);
             self.delayed = self.delayed.saturating_add(report.delayed);
+            self.add_recent(report);
+            tells_recent &= report.recent.is_some();
             let blocked = match scope {
                 LimitScope::Replica => &mut self.blocked_alone,
                 LimitScope::Shared => &mut together,
@@ -192,6 +207,10 @@ impl<'a> Tally<'a> {
                 self.store_error = if self.store_error.is_empty() { &report.store_error } else { self.store_error };
             }
         }
+        if tells_recent {
+            // What it did not report has limited nobody.
+            self.recent.get_or_insert_default();
+        }
         self.reporting += 1;
         self.without_store += i64::from(lost.is_some());
         self.store_lost_ms = match (self.store_lost_ms, lost) {
@@ -199,6 +218,16 @@ impl<'a> Tally<'a> {
             (one, other) => one.or(other),
         };
         self.blocked_together = self.blocked_together.max(together);
+    }
+
+    /// A proxy of an older version says nothing of the last minute, which is not to have refused nobody.
+    fn add_recent(&mut self, report: &LimitReport) {
+        if let Some(RecentDecisions { allowed, limited }) = report.recent {
+            let recent = self.recent.get_or_insert_default();
+            recent.allowed = recent.allowed.saturating_add(allowed);
+            recent.limited = recent.limited.saturating_add(limited);
+        }
+        self.last_limited_ms = self.last_limited_ms.max(report.last_limited_unix_ms);
     }
 
     fn add_client(&mut self, client: &'a report::BlockedClient) {
@@ -210,12 +239,17 @@ impl<'a> Tally<'a> {
         known.refused = known.refused.saturating_add(*refused);
     }
 
-    /// Refusals among all decisions; not 0 where there was one.
+    fn limited_recently(&self) -> Option<i64> {
+        self.recent.map(|recent| quantised(recent.limited))
+    }
+
+    /// Refusals among all decisions of the last minute; not 0 where there was one.
     fn limited_percent(&self) -> Option<i64> {
-        let all = u128::from(self.allowed) + u128::from(self.limited);
-        let hundredfold = u128::from(self.limited) * 100;
+        let RecentDecisions { allowed, limited } = self.recent?;
+        let all = u128::from(allowed) + u128::from(limited);
+        let hundredfold = u128::from(limited) * 100;
         let percent = (hundredfold + all / 2).checked_div(all)?;
-        i64::try_from(percent).ok().map(|percent| percent.max(i64::from(self.limited > 0)))
+        i64::try_from(percent).ok().map(|percent| percent.max(i64::from(limited > 0)))
     }
 
     fn blocked(&self) -> Option<i64> {

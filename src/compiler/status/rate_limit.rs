@@ -15,6 +15,8 @@ use crate::plan::{LimitPart, PolicyPlan};
 /// What is said while nobody speaks.
 const SILENT: &str = "no pod that enforces the policy reports; condition Programmed says why";
 
+const NONE_BLOCKED: &str = "no client is refused for a time";
+
 /// Makes the status; `previous` is what stands.
 pub(super) fn fold(
     (plan, part): (&PolicyPlan, &LimitPart),
@@ -45,23 +47,51 @@ pub(super) fn fold(
     }
 }
 
-/// Whether clients are blocked now. The number stands in the summary: a message that changes with each client would be
-/// a new status each time.
+/// Whether anybody is limited: refused in the last minute, or for a time from then on. Numbers and times stand in the message,
+/// which is not written anew for each of them.
 fn limited(plan: &PolicyPlan, observed: &Observed) -> Draft {
     let kind = "Limited";
-    match (plan.mode, observed.summary.blocked) {
-        (Mode::Disabled, _) => Draft::no(kind, Reason::Disabled.as_str(), "mode Disabled limits nobody".to_owned()),
-        (_, None) => Draft::unknown(kind, Reason::NoReports, SILENT),
-        (_, Some(0)) => Draft::no(kind, Reason::NoneBlocked.as_str(), "no client is refused for a time".to_owned()),
-        (mode, Some(_)) => {
-            let shadow = if mode == Mode::Shadow { " if mode were Enforce" } else { "" };
+    let name = &plan.key.id.name;
+    let refused = refused_words(plan, observed);
+    match (plan.mode, observed.summary.blocked, observed.limited_recently) {
+        (Mode::Disabled, _, _) => Draft::no(kind, Reason::Disabled.as_str(), "mode Disabled limits nobody".to_owned()),
+        (_, None, _) => Draft::unknown(kind, Reason::NoReports, SILENT),
+        (_, Some(0), None) => Draft::no(kind, Reason::NoneBlocked.as_str(), format!("{NONE_BLOCKED}; {refused}")),
+        (_, Some(0), Some(0)) => {
+            Draft::no(kind, Reason::NoneLimited.as_str(), format!("{refused}, and {NONE_BLOCKED}"))
+        }
+        (_, Some(0), Some(_)) => Draft::yes(
+            kind,
+            Reason::RequestsLimited,
+            format!("{refused}; `fusebox limits {name}` shows whose they were"),
+        ),
+        (_, Some(_), _) => {
             let message = format!(
-                "clients are refused for a time{shadow}; status.targets names the first, `fusebox limits {}` shows them live and lets them go",
-                plan.key.id.name
+                "clients are refused for a time{}; {refused}; status.targets names the first clients, `fusebox limits {name}` shows them live and lets them go",
+                in_shadow(plan),
             );
             Draft::yes(kind, Reason::ClientsBlocked, message)
         }
     }
+}
+
+/// How many requests were refused, and when one was last.
+fn refused_words(plan: &PolicyPlan, observed: &Observed) -> String {
+    match observed.limited_recently {
+        None => "sidecars of an older version do not say what they refused in the last minute".to_owned(),
+        Some(0) => "no request was refused in the last minute".to_owned(),
+        Some(number) => {
+            let requests = counted(usize::try_from(number).unwrap_or(usize::MAX), "request");
+            let were = if number == 1 { "was" } else { "were" };
+            let last =
+                observed.last_limited.as_ref().map(|last| format!(", the last at {}", last.0)).unwrap_or_default();
+            format!("{requests} {were} refused in the last minute{}{last}", in_shadow(plan))
+        }
+    }
+}
+
+fn in_shadow(plan: &PolicyPlan) -> &'static str {
+    if plan.mode == Mode::Shadow { " if mode were Enforce" } else { "" }
 }
 
 fn store_reachable(plan: &PolicyPlan, observed: &Observed) -> Draft {

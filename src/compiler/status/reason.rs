@@ -58,8 +58,12 @@ pub enum Reason {
     InvalidContent,
     /// Clients are refused for a time.
     ClientsBlocked,
-    /// No client is refused for a time.
+    /// No client is refused for a time; what was refused in the last minute is not known.
     NoneBlocked,
+    /// Requests were refused in the last minute, and no client is refused for a time.
+    RequestsLimited,
+    /// No request was refused in the last minute, and no client is refused for a time.
+    NoneLimited,
     /// Every pod reaches the store.
     StoreReachable,
     /// Pods don't reach the store.
@@ -98,6 +102,8 @@ impl Reason {
             Self::InvalidContent => "InvalidContent",
             Self::ClientsBlocked => "ClientsBlocked",
             Self::NoneBlocked => "NoneBlocked",
+            Self::RequestsLimited => "RequestsLimited",
+            Self::NoneLimited => "NoneLimited",
             Self::StoreReachable => "StoreReachable",
             Self::StoreLost => "StoreLost",
         }

@@ -265,13 +265,25 @@ fn limit() -> PolicyPlan {
     plan.policies.into_values().next().unwrap()
 }
 
-/// The one pod enforces the limit and says that it let so many pass, refused so many and blocks so many.
+/// The one pod enforces the limit and says that it let so many pass, refused so many, all of late, and blocks so many.
 fn limiting(policy: &PolicyPlan, (allowed, limited, blocked): (u64, u64, u64)) -> Reports {
+    let last = (limited > 0).then(|| at(-1).as_millisecond());
+    let more = serde_json::json!({"recent": {"allowed": allowed, "limited": limited}, "lastLimitedUnixMs": last});
+    reporting(policy, (allowed, limited, blocked), &more)
+}
+
+/// The one pod enforces the limit and says this of it.
+fn reporting(
+    policy: &PolicyPlan,
+    (allowed, limited, blocked): (u64, u64, u64),
+    more: &serde_json::Value,
+) -> Reports {
     let key = policy.pods["uid-pay"].keys.limits.first().unwrap().clone();
-    let told: LimitReport = serde_json::from_value(serde_json::json!({
+    let mut told = serde_json::json!({
         "key": key, "allowed": allowed, "limited": limited, "trackedKeys": 1, "blockedClients": blocked,
-    }))
-    .unwrap();
+    });
+    told.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let told: LimitReport = serde_json::from_value(told).unwrap();
     let report = PodReport {
         connection: Connection::Connected,
         acked: vec![policy.version.clone()],
@@ -309,9 +321,43 @@ fn more_requests_of_the_same_three_digits_are_no_new_status() {
     let standing = PolicyStatus::RateLimit(first.clone());
     assert_eq!(folded(&policy, &limiting(&policy, (123_999, 0, 0)), 60, Some(&standing)), first);
     let blocked = folded(&policy, &limiting(&policy, (123_999, 1, 1)), 90, Some(&standing));
+    assert!(limited_condition(&blocked).2.contains("1 request was refused in the last minute"), "{blocked:?}");
     let limited = blocked.conditions.iter().find(|it| it.type_ == "Limited").unwrap();
     assert_eq!((limited.status.as_str(), limited.last_transition_time.0), ("True", at(90)));
     assert_eq!(blocked.summary.unwrap().limited_percent, Some(1), "one refusal is not none");
+}
+
+fn limited_condition(status: &RateLimitStatus) -> (&str, &str, &str) {
+    let found = status.conditions.iter().find(|it| it.type_ == "Limited").unwrap();
+    (&found.status, &found.reason, &found.message)
+}
+
+#[test]
+fn a_limit_is_limited_while_it_refused_of_late_and_not_for_what_was_long_ago() {
+    let policy = limit();
+    let last = serde_json::json!(at(-3).as_millisecond());
+    let recent = |limited: u64| serde_json::json!({"recent": {"allowed": 30, "limited": limited}, "lastLimitedUnixMs": last});
+    let late = folded(&policy, &reporting(&policy, (90, 910, 0), &recent(10)), 0, None);
+    let words = "10 requests were refused in the last minute, the last at 2026-03-01T11:59:57Z; `fusebox limits limit` shows whose they were";
+    assert_eq!(limited_condition(&late), ("True", "RequestsLimited", words));
+    assert_eq!(late.summary.as_ref().unwrap().limited_percent, Some(25), "of the last minute, not since the pod started");
+    let (target, long_ago) = (&late.targets[0], folded(&policy, &reporting(&policy, (90, 910, 0), &recent(0)), 0, None));
+    assert_eq!((target.limited, target.limited_recently, target.limited_percent), (Some(910), Some(10), Some(25)));
+    assert_eq!(target.last_limited.as_ref().map(|it| it.0), Some(at(-3)));
+    assert_eq!((limited_condition(&long_ago).0, limited_condition(&long_ago).1), ("False", "NoneLimited"));
+    assert_eq!(long_ago.targets[0].last_limited, target.last_limited, "when it was is known all the same");
+}
+
+#[test]
+fn a_sidecar_of_the_version_before_blocks_clients_as_ever_and_nothing_recent_is_made_up_for_it() {
+    let policy = limit();
+    let older = |counts| folded(&policy, &reporting(&policy, counts, &serde_json::json!({})), 0, None);
+    let silent = older((90, 910, 0));
+    assert_eq!((limited_condition(&silent).0, limited_condition(&silent).1), ("False", "NoneBlocked"));
+    assert!(limited_condition(&silent).2.contains("older version"), "{silent:?}");
+    let target = &silent.targets[0];
+    assert_eq!((target.limited, target.limited_recently, target.limited_percent), (Some(910), None, None));
+    assert_eq!(limited_condition(&older((90, 910, 2))).1, "ClientsBlocked");
 }
 
 #[test]

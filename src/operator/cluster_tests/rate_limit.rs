@@ -87,6 +87,8 @@ fn report(namespace: &str, name: &str) -> LimitReport {
         allowed: 5,
         limited: 3,
         delayed: 0,
+        recent: None,
+        last_limited_unix_ms: None,
         tracked_keys: 1,
         blocked_clients: 20,
         top_blocked: vec![blocked; 20],

@@ -41,9 +41,10 @@ fn limits_without_numbers(status: &RateLimitStatus) -> RateLimitStatus {
         summary.blocked = summary.blocked.map(i64::signum);
     }
     for target in &mut status.targets {
-        let numbers = [&mut target.allowed, &mut target.limited, &mut target.limited_percent, &mut target.delayed];
+        let numbers = [&mut target.allowed, &mut target.limited, &mut target.delayed];
         numbers.into_iter().for_each(|number| *number = number.map(|_| 0));
-        target.limited_percent = None;
+        // Whether there were any, condition Limited says.
+        (target.limited_recently, target.limited_percent, target.last_limited) = (None, None, None);
         target.blocked_clients = target.blocked_clients.map(i64::signum);
         target.top_blocked.clear();
     }
@@ -86,6 +87,26 @@ mod tests {
         assert_eq!(difference(&standing, &status(State::Closed, 2, 1)), Difference::Numbers);
         assert_eq!(difference(&standing, &status(State::Closed, 2, 2)), Difference::Transition);
         assert_eq!(difference(&standing, &status(State::Open, 1, 1)), Difference::Transition);
+    }
+
+    #[test]
+    fn that_somebody_was_limited_is_a_transition_and_how_many_and_when_are_numbers() {
+        let limited = |recently: i64, second: i64| {
+            let target = serde_json::json!({
+                "ref": {"name": "payments"}, "limitedRecently": recently, "limitedPercent": recently,
+                "lastLimited": jiff::Timestamp::from_second(second).unwrap(),
+            });
+            let condition = serde_json::json!({
+                "type": "Limited", "status": if recently > 0 { "True" } else { "False" }, "reason": "Because",
+                "message": format!("{recently} at {second}"), "lastTransitionTime": "2026-01-01T00:00:00Z",
+            });
+            let status = serde_json::json!({"targets": [target], "conditions": [condition]});
+            PolicyStatus::RateLimit(serde_json::from_value(status).unwrap())
+        };
+        assert_eq!(difference(&limited(3, 7), &limited(3, 7)), Difference::None);
+        assert_eq!(difference(&limited(3, 7), &limited(4, 9)), Difference::Numbers);
+        assert_eq!(difference(&limited(0, 7), &limited(4, 9)), Difference::Transition);
+        assert_eq!(difference(&limited(4, 9), &limited(0, 9)), Difference::Transition);
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod decide;
 mod digest;
 mod quota_file;
 mod rate;
+mod recent;
 mod refused_until;
 mod settings;
 mod top_keys;
@@ -27,6 +28,7 @@ pub use digest::{
 };
 pub use quota_file::{MAX_QUOTA_FILE_BYTES, MAX_QUOTAS, QuotaFile, QuotaFileError};
 pub use rate::{MAX_BURST, MAX_FILL, MAX_PERIOD, MAX_REQUESTS, MIN_INTERVAL, Rate, RateError};
+pub use recent::{Lately, RECENT_WINDOW, Recent, Totals};
 pub use refused_until::{MAX_REMEMBERED, RefusedUntil};
 pub use settings::{
     LimitSettings, MAX_BLOCK, MAX_COSTS, MAX_KEY_PARTS, MAX_LIMITS, MAX_RULES, Settings, SettingsError,

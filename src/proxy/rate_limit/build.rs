@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use fusebox_policy::config::{self, KeyPart, LimitKey, LimitScope, RateLimit, RequestMatch, Side};
 use fusebox_policy::matching::RequestMatcher;
-use fusebox_policy::rate_limit::{Buckets, Exceed, LimitSettings, RefusedUntil, Settings, TopKeys};
+use fusebox_policy::rate_limit::{Buckets, Exceed, LimitSettings, Recent, RefusedUntil, Settings, TopKeys};
 use http::header::{HeaderName, HeaderValue};
 
 use super::api_key::Places;
@@ -193,6 +193,7 @@ impl Plan<'_> {
             key,
             refused: RefusedUntil::new(if limit.scope == LimitScope::Shared { REMEMBERED } else { 1 }, seed),
             counts: Counts::default(),
+            recent: Recent::default(),
             least: Least::default(),
             top: TopKeys::default(),
             queue: Queue::new(settings.max_queued.unwrap_or(1)),

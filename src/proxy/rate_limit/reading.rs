@@ -6,11 +6,11 @@
 use std::time::Instant;
 
 use fusebox_policy::metrics as names;
-use fusebox_policy::rate_limit::{MAX_TOP_KEYS, TopKey};
-use fusebox_policy::report::{BlockedClient, LimitReport, MAX_TOP_BLOCKED};
+use fusebox_policy::rate_limit::{Lately, MAX_TOP_KEYS, TopKey, Totals};
+use fusebox_policy::report::{BlockedClient, LimitReport, MAX_TOP_BLOCKED, RecentDecisions};
 use serde::Serialize;
 
-use super::Installed;
+use super::{Installed, Tracked};
 use crate::clock::Clock;
 
 /// One rule of one limit, with its numbers.
@@ -29,8 +29,14 @@ pub struct LimitView {
 impl Installed {
     /// Whether it has decided anything.
     pub(crate) fn is_used(&self) -> bool {
-        let counts = &self.tracked.counts;
-        counts.allowed() + counts.limited() > 0
+        self.tracked.totals() != Totals::default()
+    }
+
+    /// Looks at what was decided, so that it is known later what of it is recent.
+    pub(crate) fn look(&self, now: Instant) {
+        if self.is_used() {
+            self.tracked.recent.look(self.tracked.totals(), now);
+        }
     }
 
     /// What the operator is told of it.
@@ -45,12 +51,16 @@ impl Installed {
                 key: key.shown,
             })
         };
+        let totals = tracked.totals();
+        let Lately { decided, last_limited } = tracked.recent.look(totals, now);
         LimitReport {
             key: tracked.key.clone(),
             mode: self.mode,
-            allowed: tracked.counts.allowed(),
-            limited: tracked.counts.limited(),
+            allowed: totals.allowed,
+            limited: totals.limited,
             delayed: tracked.counts.delayed(),
+            recent: Some(RecentDecisions { allowed: decided.allowed, limited: decided.limited }),
+            last_limited_unix_ms: last_limited.map(|moment| clock.unix_ms(moment)),
             tracked_keys: tracked.buckets.tracked() as u64,
             blocked_clients: self.blocked(now) as u64,
             top_blocked: tracked.top.top_blocked(MAX_TOP_BLOCKED, now).into_iter().filter_map(blocked).collect(),
@@ -95,5 +105,11 @@ impl Installed {
     /// Requests that spent from the bucket which keys without a place share.
     pub(crate) fn overflowed(&self) -> u64 {
         self.tracked.counts.overflow()
+    }
+}
+
+impl Tracked {
+    fn totals(&self) -> Totals {
+        Totals { allowed: self.counts.allowed(), limited: self.counts.limited() }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,7 +11,7 @@ use fusebox_policy::config::{
     UnknownKey,
 };
 use fusebox_policy::rate_limit::digest;
-use fusebox_policy::report::LimitReport;
+use fusebox_policy::report::{LimitReport, RecentDecisions};
 use fusebox_policy::stream::{Answer, Command, Down, Up};
 use http::StatusCode;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
@@ -160,6 +160,11 @@ async fn a_block_is_told_at_once_shown_on_request_and_ended_by_a_person() {
     assert!(started.elapsed() < Duration::from_secs(2), "a block is told at once");
     assert_eq!((report.allowed, report.key.limit.as_str(), report.top_blocked.len()), (1, "per-key", 1));
     assert_eq!(report.top_blocked[0].key, sha256("ada")[..16], "hashed, as the policy says");
+    let recent = RecentDecisions { allowed: report.allowed, limited: report.limited };
+    assert_eq!(report.recent, Some(recent), "all of it was a moment ago");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+    let since_last = i64::try_from(now).unwrap() - report.last_limited_unix_ms.unwrap();
+    assert!((-1_000..10_000).contains(&since_last), "{since_last} ms");
 
     let policy = PolicyId { namespace: "shop".into(), name: "api".into() };
     let Answer::TopKeys { keys } = answer(&mut stream, Command::TopKeys { policy: policy.clone(), most: 10 }).await

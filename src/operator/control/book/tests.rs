@@ -74,6 +74,8 @@ fn limit(name: &str, port: u16) -> LimitReport {
         allowed: 1,
         limited: 2,
         delayed: 0,
+        recent: None,
+        last_limited_unix_ms: None,
         tracked_keys: 3,
         blocked_clients: 10,
         top_blocked: vec![blocked; fusebox_policy::report::MAX_TOP_BLOCKED],

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, ensure};
 use fusebox_api::RateLimit;
 use fusebox_policy::config::{LimitKey, ProxyConfig};
-use fusebox_policy::report::{BlockedClient, BrokenReference, LimitReport, ProxyReport};
+use fusebox_policy::report::{BlockedClient, BrokenReference, LimitReport, ProxyReport, RecentDecisions};
 use fusebox_policy::stream::{Answer, Command, Down, LiveReplicas, ReferenceValue, TopKey, Up};
 use fusebox_testkit::pods::{PodBuilder, TestPod};
 use fusebox_testkit::services::ServiceBuilder;
@@ -192,6 +192,8 @@ fn blocking(key: LimitKey) -> LimitReport {
         allowed: 93,
         limited: 7,
         delayed: 0,
+        recent: Some(RecentDecisions { allowed: 93, limited: 7 }),
+        last_limited_unix_ms: Some(now),
         tracked_keys: 4,
         blocked_clients: 1,
         top_blocked: vec![alice],

@@ -8,6 +8,7 @@ mod memories;
 mod model;
 mod one_bucket;
 mod quota_files;
+mod recently;
 mod reference;
 mod settings;
 mod table;
