@@ -143,7 +143,8 @@ pub struct RateLimitSpec {
     #[serde(default)]
     pub show_keys: ShowKeys,
     /// Each pod keeps at most so many buckets for each limit and rule, 1 to 1000000, of about 100 bytes. Keys beyond that share one
-    /// bucket; none that was spent from is forgotten before it is full again. Default: 65536.
+    /// bucket; none that was spent from is forgotten before it is full again. A change counts at once; with a lower number, what was
+    /// spent from stays until it is full. Default: 65536.
     #[serde(default = "default_max_tracked_keys")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_tracked_keys: u32,

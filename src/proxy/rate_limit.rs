@@ -121,6 +121,7 @@ pub(crate) struct Installed {
     pub(crate) mode: Mode,
     rate: Rate,
     quotas: Option<QuotaSlot>,
+    max_tracked_keys: usize,
     max_queued: u32,
     shared: Option<(Common, BucketFamily)>,
 }
@@ -137,9 +138,10 @@ impl Installed {
         self.tracked.buckets.set_rates(self.rate, rate_of, now);
     }
 
-    /// Comes into force after what was there before: the buckets they share get the rates of this one.
+    /// Comes into force after what was there before: the buckets they share get the bounds and the rates of this one.
     pub(crate) fn take_over(&self, before: Option<&Self>, now: Instant) {
         self.tracked.queue.set_most(self.max_queued);
+        self.tracked.buckets.set_most(self.max_tracked_keys);
         let slot = |installed: &Self| installed.quotas.as_ref().map(Arc::as_ptr);
         if before.is_none_or(|before| self.rate != before.rate || slot(self) != slot(before)) {
             self.adopt_rates(now);

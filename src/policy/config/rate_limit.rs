@@ -36,7 +36,7 @@ pub struct RateLimit {
     /// How keys are shown in reports, logs and answers to commands.
     #[serde(default, skip_serializing_if = "ShowKeys::is_default")]
     pub show_keys: ShowKeys,
-    /// At most so many buckets for each limit; further keys share one.
+    /// At most so many buckets for each limit and rule; further keys share one. A change counts at once.
     pub max_tracked_keys: u32,
 }
 

@@ -3,14 +3,17 @@
 //! It must not read a clock, and it must never forget a bucket that was spent from and is not full again: whoever could make
 //! it forget would be handed a fresh one. Shards keep threads apart; within one, a lock is held for some tens of nanoseconds.
 
+mod bound;
 mod index;
 mod overflow;
 mod shard;
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
+use self::bound::{MAX_SHARDS, chosen};
 use self::overflow::Overflow;
 use self::shard::Shard;
 use super::bucket::{Bucket, Intent, Spending};
@@ -21,21 +24,18 @@ use super::verdict::{Ask, Exceed, Verdict};
 /// The most buckets that a table may be asked to keep.
 pub const MAX_TRACKED_KEYS: usize = 1_000_000;
 
-/// The most shards; each is a lock of its own.
-const MAX_SHARDS: usize = 64;
-
-const _: () = assert!(MAX_TRACKED_KEYS / MAX_SHARDS < index::MAX_SLOTS, "a shard can't number its places");
-
-/// A shard has at least so many places: fewer would fill too unevenly.
-const LEAST_PLACES: usize = 4_096;
-
 /// The buckets of one rule of one limit.
 #[derive(Debug)]
 pub struct Buckets {
     /// Times are nanoseconds after it.
     origin: Instant,
     seeds: Seeds,
-    shards: Box<[Padded]>,
+    /// How many of the shards are in use: a power of two. It changes while all of them are locked.
+    among: AtomicU32,
+    shards: Box<[Padded; MAX_SHARDS]>,
+    /// How many places there are. Buckets move to other shards only while it is locked, so that whoever goes through all of them
+    /// and must miss none holds it.
+    places: Mutex<usize>,
     overflow: Mutex<Overflow>,
 }
 
@@ -62,6 +62,8 @@ pub enum Source {
 #[repr(align(128))]
 struct Padded(Mutex<Shard>);
 
+const _: () = assert!(size_of::<Padded>() == 128, "a shard's head is wider than two cache lines");
+
 /// Makes it impossible to choose keys that meet in the table.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seeds([u64; 2]);
@@ -70,15 +72,15 @@ impl Buckets {
     /// An empty table of at most `max_tracked_keys` buckets, 1 or more. `rate` is the rule's own, and `seed` must not be known to clients.
     #[must_use]
     pub fn new(rate: Rate, max_tracked_keys: usize, seed: u64, now: Instant) -> Self {
-        let places = max_tracked_keys.clamp(1, MAX_TRACKED_KEYS);
-        // A power of two, of which a mask chooses.
-        let shards = 1 << (places / LEAST_PLACES).clamp(1, MAX_SHARDS).ilog2();
-        let places_of = |shard: usize| places / shards + usize::from(shard < places % shards);
-        let seeds = Seeds::new(seed);
+        let places = bound::places(max_tracked_keys);
+        let (seeds, among) = (Seeds::new(seed), bound::shards(places));
+        let shard = |shard| Padded(Mutex::new(Shard::new(bound::places_of(shard, (places, among)), among, seeds)));
         Self {
             origin: now,
             seeds,
-            shards: (0..shards).map(|shard| Padded(Mutex::new(Shard::new(places_of(shard), seeds)))).collect(),
+            among: AtomicU32::new(among),
+            shards: Box::new(std::array::from_fn(shard)),
+            places: Mutex::new(places),
             overflow: Mutex::new(Overflow::new(&rate)),
         }
     }
@@ -102,7 +104,7 @@ impl Buckets {
         match source {
             Source::Own => {
                 let hash = self.seeds.hash(key);
-                self.shard(hash).lock().lower((key, hash), |bucket| bucket.give_back(spending));
+                self.shard(hash).lower((key, hash), |bucket| bucket.give_back(spending));
             }
             Source::Overflow => self.overflow.lock().give_back(spending),
         }
@@ -114,14 +116,14 @@ impl Buckets {
         let Reservation { key, spending, source } = reservation;
         if source == Source::Own {
             let (hash, now) = (self.seeds.hash(key), self.since(now));
-            self.shard(hash).lock().settle((key, hash), spending, now);
+            self.shard(hash).settle((key, hash), spending, now);
         }
     }
 
     /// Refuses all requests of a key until a moment, where it has a bucket or a place for one.
     pub fn block(&self, key: KeyId, (rate, until): (&Rate, Instant), now: Instant) {
         let (until, now, hash) = (self.since(until), self.since(now), self.seeds.hash(key));
-        let mut shard = self.shard(hash).lock();
+        let mut shard = self.shard(hash);
         let now = shard.at(now);
         let full_at = || self.overflow.lock().full_at(hash, now);
         if let Some(bucket) = shard.bucket((key, hash), (rate, full_at), now) {
@@ -132,15 +134,15 @@ impl Buckets {
 
     /// Fills the buckets of the client that a person named and ends its blocks; how many there were.
     pub fn fill(&self, client: &KeyPrefix, now: Instant) -> u32 {
-        let now = self.since(now);
+        let (now, _unmoved) = (self.since(now), self.places.lock());
         self.shards.iter().map(|shard| shard.0.lock().fill(client, now)).sum()
     }
 
     /// Takes the rule's own rate, and gives each bucket the rate of its key, at the moment they change: lazily, a bucket
     /// would have refilled at its old rate until its next request.
     pub fn set_rates(&self, rule: Rate, rate_of: impl Fn(KeyId) -> Rate, now: Instant) {
-        let now = self.since(now);
-        for shard in &self.shards {
+        let (now, _unmoved) = (self.since(now), self.places.lock());
+        for shard in &*self.shards {
             shard.0.lock().set_rates(&rate_of, now);
         }
         self.overflow.lock().adopt(&rule, now);
@@ -148,9 +150,12 @@ impl Buckets {
 
     /// Forgets the buckets that are full, which loses nothing. To be called now and then, so that memory follows the clients.
     pub fn forget_full(&self, now: Instant) {
-        let now = self.since(now);
-        for shard in &self.shards {
+        let (now, places) = (self.since(now), self.places.lock());
+        for shard in &*self.shards {
             shard.0.lock().forget_full(now);
+        }
+        if bound::shards(*places) != self.among.load(Ordering::Relaxed) {
+            self.arrange(*places);
         }
     }
 
@@ -171,7 +176,7 @@ impl Buckets {
     #[must_use]
     pub fn blocked_until(&self, key: KeyId, now: Instant) -> Option<Instant> {
         let (now, hash) = (self.since(now), self.seeds.hash(key));
-        let shard = self.shard(hash).lock();
+        let shard = self.shard(hash);
         let until = shard.get((key, hash)).map(Bucket::blocked_until).filter(|until| *until > now)?;
         self.origin.checked_add(Duration::from_nanos(until))
     }
@@ -180,7 +185,7 @@ impl Buckets {
     #[must_use]
     pub fn remaining(&self, key: KeyId, rate: &Rate, now: Instant) -> u32 {
         let (now, hash) = (self.since(now), self.seeds.hash(key));
-        self.shard(hash).lock().get((key, hash)).map_or(rate.burst(), |bucket| bucket.remaining(now))
+        self.shard(hash).get((key, hash)).map_or(rate.burst(), |bucket| bucket.remaining(now))
     }
 
     /// The bytes that the table has taken for buckets.
@@ -196,7 +201,7 @@ impl Buckets {
             return (self.weightless(key, ask, now), None);
         }
         let hash = self.seeds.hash(key);
-        let mut shard = self.shard(hash).lock();
+        let mut shard = self.shard(hash);
         let now = shard.at(now);
         let full_at = || self.overflow.lock().full_at(hash, now);
         let Some(bucket) = shard.bucket((key, hash), (&ask.rate, full_at), now) else {
@@ -217,7 +222,7 @@ impl Buckets {
     /// What a request that weighs nothing finds: it takes no place.
     fn weightless(&self, key: KeyId, ask: &Ask, now: u64) -> Verdict {
         let hash = self.seeds.hash(key);
-        let bucket = self.shard(hash).lock().get((key, hash)).copied();
+        let bucket = self.shard(hash).get((key, hash)).copied();
         bucket.map_or(Verdict::untouched(&ask.rate), |mut bucket| bucket.look(&ask.rate, now))
     }
 
@@ -226,11 +231,17 @@ impl Buckets {
         in_ns(now.saturating_duration_since(self.origin))
     }
 
-    /// The middle bits choose the shard: the others choose the place in it.
+    /// The shard of a key, locked.
     #[inline]
-    #[allow(clippy::cast_possible_truncation, reason = "only the bits of the mask count")]
-    fn shard(&self, hash: u64) -> &Mutex<Shard> {
-        &self.shards[(hash >> 32) as usize & (self.shards.len() - 1)].0
+    fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
+        loop {
+            let among = self.among.load(Ordering::Relaxed);
+            let shard = self.shards[chosen(hash, among)].0.lock();
+            // Buckets may have moved before it was locked; while it is, they don't.
+            if shard.among() == among {
+                return shard;
+            }
+        }
     }
 }
 

@@ -145,6 +145,7 @@ impl Plan<'_> {
                 mode: policy.mode,
                 rate: *rate,
                 quotas,
+                max_tracked_keys: policy.max_tracked_keys as usize,
                 max_queued: settings.max_queued.unwrap_or(1),
             };
             making.installed.insert(tracked.key.clone(), installed);
@@ -168,7 +169,7 @@ impl Plan<'_> {
         Some(BucketFamily::new(&store.key_prefix, key, tag))
     }
 
-    /// The buckets there were: to make other ones, even for another number of keys, would hand out fresh quota.
+    /// The buckets there were: to make other ones would hand out fresh quota.
     fn tracked(
         &self,
         rule: &config::LimitRule,

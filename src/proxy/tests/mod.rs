@@ -22,6 +22,7 @@ mod judging;
 mod limits;
 mod probing;
 mod rate_limit;
+mod rate_limit_bounds;
 mod rate_limit_flood;
 mod rate_limit_keys;
 mod rate_limit_live;

@@ -12,6 +12,9 @@ use super::index::Index;
 /// The fewest places that memory is taken for.
 const LEAST_CAPACITY: usize = 16;
 
+/// Of too many buckets, since the bound was lowered, at most so many are forgotten for one new key: nobody waits for the rest.
+const FORGOTTEN_AT_ONCE: usize = 8;
+
 /// A key with its hash.
 pub(super) type Hashed = (KeyId, u64);
 
@@ -23,7 +26,9 @@ pub(super) struct Shard {
     /// No key of it is blocked after this.
     latest_block: u64,
     /// How many places it has, at most [`super::index::MAX_SLOTS`].
-    most: usize,
+    most: u32,
+    /// Among how many shards its keys choose it.
+    among: u32,
     seeds: Seeds,
     /// Numbers of slots by key.
     index: Index,
@@ -33,7 +38,7 @@ pub(super) struct Shard {
 }
 
 /// One bucket of one key: one cache line, all that a decision touches.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
 struct Slot {
     key: KeyId,
@@ -51,9 +56,43 @@ struct Listed {
 }
 
 impl Shard {
-    pub(super) fn new(most: usize, seeds: Seeds) -> Self {
+    pub(super) fn new(most: usize, among: u32, seeds: Seeds) -> Self {
         let (index, slots, heap) = (Index::default(), Vec::new(), Vec::new());
-        Self { latest: 0, latest_block: 0, most, seeds, index, slots, heap }
+        Self { latest: 0, latest_block: 0, most: number(most), among, seeds, index, slots, heap }
+    }
+
+    /// Among how many shards its keys choose it.
+    #[inline]
+    pub(super) fn among(&self) -> u32 {
+        self.among
+    }
+
+    /// Takes another number of places, among so many shards. What it has beyond that goes as it is settled.
+    pub(super) fn set_most(&mut self, most: usize, among: u32) {
+        (self.most, self.among) = (number(most), among);
+    }
+
+    /// The latest time it was told, and when its last block ends.
+    pub(super) fn latest(&self) -> (u64, u64) {
+        (self.latest, self.latest_block)
+    }
+
+    pub(super) fn set_latest(&mut self, (latest, latest_block): (u64, u64)) {
+        (self.latest, self.latest_block) = (latest, latest_block);
+    }
+
+    /// Takes out the buckets of these hashes.
+    pub(super) fn take(&mut self, goes: impl Fn(u64) -> bool) -> Vec<(KeyId, Bucket)> {
+        let mut taken = Vec::new();
+        // From the end: in the place of one that goes comes the last, which stays.
+        for slot in (0..self.slots.len()).rev() {
+            let Slot { key, bucket } = self.slots[slot];
+            if goes(self.seeds.hash(key)) {
+                taken.push((key, bucket));
+                self.remove(slot);
+            }
+        }
+        taken
     }
 
     /// The time to decide by: it never goes back.
@@ -158,12 +197,19 @@ impl Shard {
 
     #[cold]
     fn place(&mut self, key: Hashed, new: (&Rate, impl FnOnce() -> u64), now: u64) -> Option<usize> {
-        if self.slots.len() >= self.most {
+        for _ in 0..FORGOTTEN_AT_ONCE {
+            if self.has_room() {
+                break;
+            }
             let slot = self.settled(now)?;
             self.remove(slot);
         }
         let (rate, full_at) = new;
-        Some(self.insert(key, Bucket::full_at(rate, full_at(), now)))
+        self.has_room().then(|| self.insert(key, Bucket::full_at(rate, full_at(), now)))
+    }
+
+    fn has_room(&self) -> bool {
+        self.slots.len() < self.most as usize
     }
 
     /// The bucket that has been settled for longest, if one is. A bucket is settled no earlier than it is listed, so that the
@@ -184,10 +230,12 @@ impl Shard {
         }
     }
 
-    fn insert(&mut self, (key, hash): Hashed, mut bucket: Bucket) -> usize {
+    /// Puts in a bucket of a key that has none, whatever the bound.
+    pub(super) fn insert(&mut self, (key, hash): Hashed, mut bucket: Bucket) -> usize {
         let slot = self.slots.len();
         if slot == self.slots.capacity() {
-            let more = slot.max(LEAST_CAPACITY).min(self.most - slot);
+            let left = (self.most as usize).checked_sub(slot).filter(|left| *left > 0);
+            let more = slot.max(LEAST_CAPACITY).min(left.unwrap_or(usize::MAX));
             self.slots.reserve_exact(more);
             self.heap.reserve_exact(more);
         }

@@ -2,6 +2,7 @@
 //!
 //! Time here is a number of nanoseconds; nothing waits, and no test depends on the machine's speed.
 
+mod bound;
 mod digests;
 mod limits;
 mod memories;
