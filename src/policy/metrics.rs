@@ -53,7 +53,7 @@ pub const RATE_LIMIT_BLOCKED_CLIENTS: &str = "fusebox_rate_limit_blocked_clients
 /// Gauge of the keys with a bucket of their own, by [`RATE_LIMIT_LABELS`].
 pub const RATE_LIMIT_TRACKED_KEYS: &str = "fusebox_rate_limit_tracked_keys";
 
-/// Gauge of the requests that wait for their turn, by [`RATE_LIMIT_LABELS`].
+/// Gauge of the requests that wait for their turn, by [`RATE_LIMIT_LABELS`]; `maxQueued` bounds the sum over a limit's rules.
 pub const RATE_LIMIT_QUEUED: &str = "fusebox_rate_limit_queued_requests";
 
 /// Counter of requests that spent from the bucket which all keys beyond the bound share, by [`RATE_LIMIT_LABELS`].

@@ -140,7 +140,7 @@ impl Installed {
 
     /// Comes into force after what was there before: the buckets they share get the bounds and the rates of this one.
     pub(crate) fn take_over(&self, before: Option<&Self>, now: Instant) {
-        self.tracked.queue.set_most(self.max_queued);
+        self.tracked.queue.room().set_most(self.max_queued);
         self.tracked.buckets.set_most(self.max_tracked_keys);
         let slot = |installed: &Self| installed.quotas.as_ref().map(Arc::as_ptr);
         if before.is_none_or(|before| self.rate != before.rate || slot(self) != slot(before)) {

@@ -41,7 +41,8 @@ pub struct OnExceed {
     #[x_kube(validation = Rule::new("duration(self) >= duration('1ms') && duration(self) <= duration('1m')")
         .message("must be between 1ms and 1m"))]
     pub max_delay: Option<Duration>,
-    /// At most so many requests wait in one pod, 1 to 10000. With action Delay. Default: 100.
+    /// At most so many requests wait for this limit in one pod, of all its rules together, for each port that the policy
+    /// targets, 1 to 10000; who finds every place taken is refused at once. With action Delay. Default: 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000))]
     pub max_queued: Option<u32>,
@@ -69,7 +70,7 @@ impl OnExceed {
         self.max_delay.unwrap_or(DEFAULT_MAX_DELAY)
     }
 
-    /// The most requests that wait in one pod.
+    /// The most requests that wait for the limit in one pod.
     #[must_use]
     pub fn max_queued_or_default(&self) -> u32 {
         self.max_queued.unwrap_or(DEFAULT_MAX_QUEUED)

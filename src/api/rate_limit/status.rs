@@ -107,7 +107,7 @@ pub struct LimitStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::schemas::time")]
     pub last_limited: Option<Time>,
-    /// Requests that waited, with action Delay.
+    /// Requests that waited since the pods started, with action Delay; maxQueued bounds how many wait at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delayed: Option<i64>,
     /// Clients that are refused for a time now: with scope Replica the sum over pods, with Shared what the pod with the most

@@ -223,7 +223,7 @@ pub struct Exceed {
 pub struct Delay {
     /// The longest wait, in milliseconds; who would wait longer is refused at once.
     pub max_delay_ms: u64,
-    /// At most so many wait for one limit in one proxy.
+    /// At most so many wait for the limit, of all its rules together, at this route.
     pub max_queued: u32,
     /// The header whose whole number 0..=9 says who goes first, the greatest; absent or unreadable is 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]

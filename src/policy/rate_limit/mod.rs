@@ -35,7 +35,7 @@ pub use settings::{
 };
 pub use top_keys::{MAX_SHOWN_BYTES, MAX_TOP_KEYS, TopKey, TopKeys};
 pub use verdict::{Ask, Exceed, Outcome, Refusal, Verdict};
-pub use waiting::{Entry, MAX_DELAY, MAX_PRIORITY, MAX_QUEUED, Place, SHARE_OF_LOWER, Turn, Waiting};
+pub use waiting::{Entry, MAX_DELAY, MAX_PRIORITY, MAX_QUEUED, Place, SHARE_OF_LOWER, Turn, Waiting, WaitingRoom};
 
 #[cfg(test)]
 mod tests;

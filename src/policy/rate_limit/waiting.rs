@@ -1,4 +1,4 @@
-//! Who waits for a limit, and whose turn it is.
+//! Who waits for a rule of a limit, and whose turn it is.
 //!
 //! It must not spend: who waits has a reservation, which says when the last of its bucket's waiters passes. Here is
 //! decided only who takes which turn: the higher priority first, but of ten turns one is for the client's request that has waited
@@ -7,6 +7,8 @@
 mod line;
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -15,7 +17,7 @@ use self::line::{Line, Waiter};
 use super::digest::KeyId;
 use super::rate::Rate;
 
-/// The most that may be asked to wait at once for one limit in one proxy.
+/// The most that may be asked to wait at once for one limit at one port in one proxy.
 pub const MAX_QUEUED: u32 = 10_000;
 
 /// The longest delay that may be asked for.
@@ -27,10 +29,18 @@ pub const MAX_PRIORITY: u8 = 9;
 /// Of so many turns, and so many places, one is for those of lower priority.
 pub const SHARE_OF_LOWER: u32 = 10;
 
-/// Who waits for one limit. `W` is what the caller needs to wake one of them and to give back what it spent.
+/// Who waits for one rule of one limit. `W` is what the caller needs to wake one of them and to give back what it spent.
 #[derive(Debug)]
 pub struct Waiting<W> {
+    room: Arc<WaitingRoom>,
     state: Mutex<State<W>>,
+}
+
+/// How many may wait at once for one limit: all of its rules share it.
+#[derive(Debug)]
+pub struct WaitingRoom {
+    most: AtomicU32,
+    taken: AtomicU32,
 }
 
 /// One request that would wait.
@@ -68,7 +78,6 @@ pub enum Turn<W> {
 
 #[derive(Debug)]
 struct State<W> {
-    most: u32,
     waiting: u32,
     next: u64,
     lines: HashMap<KeyId, Line<W>>,
@@ -77,17 +86,17 @@ struct State<W> {
 }
 
 impl<W> Waiting<W> {
-    /// Nobody waits; at most `most` may.
+    /// Nobody waits; as many may as the room has places for.
     #[must_use]
-    pub fn new(most: u32) -> Self {
+    pub fn new(room: Arc<WaitingRoom>) -> Self {
         let (lines, agenda) = (HashMap::new(), BTreeSet::new());
-        let most = most.clamp(1, MAX_QUEUED);
-        Self { state: Mutex::new(State { most, waiting: 0, next: 0, lines, agenda }) }
+        Self { room, state: Mutex::new(State { waiting: 0, next: 0, lines, agenda }) }
     }
 
-    /// Takes another bound. Those that wait beyond it go on to wait.
-    pub fn set_most(&self, most: u32) {
-        self.state.lock().most = most.clamp(1, MAX_QUEUED);
+    /// The room that it shares with other rules of its limit.
+    #[must_use]
+    pub const fn room(&self) -> &Arc<WaitingRoom> {
+        &self.room
     }
 
     /// Lets a request wait that has a reservation.
@@ -96,7 +105,7 @@ impl<W> Waiting<W> {
     /// Gives `W` back where every place is taken: the request is refused, and what it spent must be given back.
     pub fn enter(&self, entry: &Entry, waiter: W, now: Instant) -> Result<Place, W> {
         let mut state = self.state.lock();
-        if state.waiting >= state.most {
+        if !self.room.enter() {
             return Err(waiter);
         }
         let number = state.next;
@@ -113,7 +122,7 @@ impl<W> Waiting<W> {
     pub fn displace(&self, key: KeyId, (cost, priority): (u32, u8)) -> Option<W> {
         let mut state = self.state.lock();
         let out = state.on_line(key, |line| line.displace(cost, priority.min(MAX_PRIORITY)))?;
-        state.waiting -= 1;
+        self.left(&mut state, 1);
         Some(out)
     }
 
@@ -121,7 +130,7 @@ impl<W> Waiting<W> {
     pub fn leave(&self, place: Place) -> Option<W> {
         let mut state = self.state.lock();
         let out = state.on_line(place.key, |line| line.leave(place.number))?;
-        state.waiting -= 1;
+        self.left(&mut state, 1);
         Some(out)
     }
 
@@ -135,7 +144,7 @@ impl<W> Waiting<W> {
             }
             let before = turns.len();
             state.on_line(key, |line| line.due(now, &mut turns).then_some(()));
-            state.waiting -= u32::try_from(turns.len() - before).unwrap_or(u32::MAX);
+            self.left(&mut state, u32::try_from(turns.len() - before).unwrap_or(u32::MAX));
         }
         turns
     }
@@ -153,6 +162,42 @@ impl<W> Waiting<W> {
     /// Whether nobody waits.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    fn left(&self, state: &mut State<W>, gone: u32) {
+        state.waiting -= gone;
+        self.room.leave(gone);
+    }
+}
+
+impl<W> Drop for Waiting<W> {
+    /// A rule may go with its waiters while others of its limit stay.
+    fn drop(&mut self) {
+        self.room.leave(self.state.get_mut().waiting);
+    }
+}
+
+impl WaitingRoom {
+    /// Nobody waits; at most `most` may.
+    #[must_use]
+    pub fn new(most: u32) -> Self {
+        Self { most: AtomicU32::new(most.clamp(1, MAX_QUEUED)), taken: AtomicU32::new(0) }
+    }
+
+    /// Takes another bound. Those that wait beyond it go on to wait.
+    pub fn set_most(&self, most: u32) {
+        self.most.store(most.clamp(1, MAX_QUEUED), Ordering::Relaxed);
+    }
+
+    /// Takes a place, if one is free.
+    fn enter(&self) -> bool {
+        let most = self.most.load(Ordering::Relaxed);
+        let next = |taken: u32| (taken < most).then_some(taken + 1);
+        self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
+    }
+
+    fn leave(&self, places: u32) {
+        self.taken.fetch_sub(places, Ordering::Relaxed);
     }
 }
 

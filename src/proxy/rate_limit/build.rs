@@ -9,7 +9,9 @@ use std::time::Instant;
 
 use fusebox_policy::config::{self, KeyPart, LimitKey, LimitScope, RateLimit, RequestMatch, Side};
 use fusebox_policy::matching::RequestMatcher;
-use fusebox_policy::rate_limit::{Buckets, Exceed, LimitSettings, Recent, RefusedUntil, Settings, TopKeys};
+use fusebox_policy::rate_limit::{
+    Buckets, Exceed, LimitSettings, Rate, Recent, RefusedUntil, Settings, TopKeys, WaitingRoom,
+};
 use http::header::{HeaderName, HeaderValue};
 
 use super::api_key::Places;
@@ -131,10 +133,11 @@ impl Plan<'_> {
     fn rules(&self, making: &mut Making<'_>) -> Result<Vec<LimitRule>, ConfigError> {
         let Self { field, policy, limit, settings, common, .. } = *self;
         let mut rules = Vec::with_capacity(limit.rules.len());
+        let room = self.room(making);
         for (rule, rate) in limit.rules.iter().zip(&settings.rates) {
             let matches = rule.matches.as_ref();
             let matcher = matches.map(|found| matcher(&format!("{field}.rules[{}].match", rule.name), found));
-            let tracked = self.tracked(rule, *rate, making)?;
+            let tracked = self.tracked((rule, *rate), &room, making)?;
             // Named rules have one rate for all; a quota takes the place of the limit's own.
             let quotas = limit.quotas.as_ref().filter(|_| rule.name.is_empty());
             let quotas = quotas.map(|quotas| making.references.quotas(&quotas.source));
@@ -161,6 +164,17 @@ impl Plan<'_> {
         Ok(rules)
     }
 
+    /// Where requests wait, whichever rule they are of: the room there was, if the limit was there. It is known by the last rule,
+    /// which every limit has for as long as it is there.
+    fn room(&self, making: &Making<'_>) -> Arc<WaitingRoom> {
+        let Self { policy, port, limit, settings, .. } = *self;
+        let before = limit.rules.last().and_then(|last| making.previous?.get(&policy.key(port, (limit, last))));
+        before.map_or_else(
+            || Arc::new(WaitingRoom::new(settings.max_queued.unwrap_or(1))),
+            |before| Arc::clone(before.tracked.queue.room()),
+        )
+    }
+
     /// Its buckets in the store. Where several shared limits can act on one request one node must have them all.
     fn family(&self, key: &LimitKey) -> Option<BucketFamily> {
         let store = self.policy.store.as_ref().filter(|_| self.limit.scope == LimitScope::Shared)?;
@@ -172,11 +186,11 @@ impl Plan<'_> {
     /// The buckets there were: to make other ones would hand out fresh quota.
     fn tracked(
         &self,
-        rule: &config::LimitRule,
-        rate: fusebox_policy::rate_limit::Rate,
+        (rule, rate): (&config::LimitRule, Rate),
+        room: &Arc<WaitingRoom>,
         making: &Making<'_>,
     ) -> Result<Arc<Tracked>, ConfigError> {
-        let Self { field, policy, port, limit, settings, .. } = *self;
+        let Self { field, policy, port, limit, .. } = *self;
         let key = policy.key(port, (limit, rule));
         if making.installed.contains_key(&key) {
             return Err(ConfigError::text(
@@ -197,7 +211,7 @@ impl Plan<'_> {
             recent: Recent::default(),
             least: Least::default(),
             top: TopKeys::default(),
-            queue: Queue::new(settings.max_queued.unwrap_or(1)),
+            queue: Queue::new(Arc::clone(room)),
         }))
     }
 

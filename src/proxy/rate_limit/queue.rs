@@ -6,7 +6,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use fusebox_policy::rate_limit::{Entry, KeyId, Place, Reservation, Turn, Waiting};
+use fusebox_policy::rate_limit::{Entry, KeyId, Place, Reservation, Turn, Waiting, WaitingRoom};
 use smallvec::SmallVec;
 use tokio::sync::{Notify, oneshot};
 use tokio_util::task::AbortOnDropHandle;
@@ -74,18 +74,18 @@ impl Drop for Held {
 }
 
 impl Queue {
-    /// Nobody waits, and at most so many may.
-    pub(super) fn new(most: u32) -> Self {
-        let line = Line { waiting: Waiting::new(most), came: Notify::new() };
+    /// Nobody waits; who does takes a place of this room.
+    pub(super) fn new(room: Arc<WaitingRoom>) -> Self {
+        let line = Line { waiting: Waiting::new(room), came: Notify::new() };
         Self { line: Arc::new(line), usher: OnceLock::new() }
     }
 
-    /// Takes another bound.
-    pub(super) fn set_most(&self, most: u32) {
-        self.line.waiting.set_most(most);
+    /// The room that the rules of a limit share.
+    pub(super) fn room(&self) -> &Arc<WaitingRoom> {
+        self.line.waiting.room()
     }
 
-    /// How many wait.
+    /// How many wait for this rule.
     pub(super) fn len(&self) -> usize {
         self.line.waiting.len()
     }

@@ -20,7 +20,7 @@ pub struct LimitView {
     /// What is reported of it.
     #[serde(flatten)]
     pub report: LimitReport,
-    /// Requests that wait now.
+    /// Requests that wait now for this rule; maxQueued bounds those of all rules of its limit together.
     pub queued: u64,
     /// Requests since the proxy started that spent from the bucket which keys without a place share.
     pub overflowed: u64,

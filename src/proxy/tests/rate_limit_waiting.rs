@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use fusebox_policy::config::{Delay, Exceed, Limit, Rate};
+use fusebox_policy::config::{Delay, Exceed, Limit, LimitRule, PathMatch, Rate, RequestMatch};
 use fusebox_policy::report::BreakerState;
 use http::StatusCode;
 use tokio::task::JoinSet;
@@ -84,6 +84,37 @@ async fn the_higher_priority_goes_first() {
     let (_proxy, address) = proxy(&limited(upstream.address, vec![delaying(300, delay(10_000, 10))])).await;
     let answers = in_order(address, &upstream, &["0", "1", "x", "9"]).await;
     assert_eq!(answers, ["0:200", "9:200", "1:200", "x:200"], "an unreadable one is 0");
+}
+
+#[tokio::test]
+async fn the_rules_of_a_limit_share_its_places_over_changes_of_them() {
+    let upstream = Upstream::start().await;
+    // A minute for each turn: none comes during the test.
+    let with = |most: u32| {
+        let mut limit = delaying(60_000, delay(600_000, most));
+        let path = Some(PathMatch::PathPrefix("/exports".into()));
+        let matches = Some(RequestMatch { path, ..RequestMatch::default() });
+        limit.rules.insert(0, LimitRule { name: "exports".into(), matches, rate: limit.rules[0].rate });
+        limited(upstream.address, vec![limit])
+    };
+    let (proxy, address) = proxy(&with(2)).await;
+    let status = async |path: &'static str| send(address, path, &[("x-api-key", "ada")]).await.status.as_u16();
+    let queued = || proxy.state().limits.iter().map(|limit| limit.queued).collect::<Vec<u64>>();
+    assert_eq!((status("/exports").await, status("/").await), (200, 200), "each rule has a bucket");
+
+    let mut waiting = JoinSet::new();
+    for (path, expected) in [("/exports", [0, 1]), ("/", [1, 1])] {
+        waiting.spawn(async move { send(address, path, &[("x-api-key", "ada")]).await.status.as_u16() });
+        eventually("it waits", || queued() == expected).await;
+    }
+    assert_eq!((status("/exports").await, status("/").await), (429, 429), "both places are taken");
+
+    proxy.apply(&with(3)).unwrap();
+    waiting.spawn(async move { send(address, "/exports", &[("x-api-key", "ada")]).await.status.as_u16() });
+    eventually("one more may wait", || queued() == [1, 2]).await;
+    assert_eq!(status("/").await, 429);
+    waiting.shutdown().await;
+    eventually("their places are free", || queued() == [0, 0]).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Claims about who waits and whose turn it is.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -18,9 +19,13 @@ fn entry(request: &Request, max_delay: u64) -> Entry {
     Entry { key: key(1), cost: 1, rate: per_second(1, 1), wait, max_delay, priority: request.priority }
 }
 
+fn room(most: u32) -> Arc<WaitingRoom> {
+    Arc::new(WaitingRoom::new(most))
+}
+
 /// Requests of these priorities, named by their number, that come one after the other at once.
 fn waiting(priorities: &[u8], max_delay: u64) -> (Waiting<u64>, Vec<Place>) {
-    let waiting = Waiting::new(100);
+    let waiting = Waiting::new(room(100));
     let places = (1..)
         .zip(priorities)
         .map(|(name, priority)| {
@@ -58,7 +63,7 @@ fn of_equal_priority_who_came_first_goes_first_each_at_its_time() {
 #[test]
 fn a_timer_that_is_late_loses_turns_only_of_a_full_bucket() {
     for (burst, passing) in [(1, vec![Turn::Passes(1)]), (2, vec![Turn::Passes(1), Turn::Passes(2)])] {
-        let waiting = Waiting::new(10);
+        let waiting = Waiting::new(room(10));
         for name in 1..=3 {
             let request = Request { name, priority: 0, wait: name * SECOND };
             let entry = Entry { rate: per_second(1, burst), ..entry(&request, 10 * SECOND) };
@@ -92,7 +97,7 @@ fn who_leaves_brings_those_behind_forward() {
 
 #[test]
 fn no_more_wait_than_may() {
-    let waiting = Waiting::new(2);
+    let waiting = Waiting::new(room(2));
     let enter = |name, client| {
         let request = Request { name, priority: 0, wait: name * SECOND };
         waiting.enter(&Entry { key: key(client), ..entry(&request, 100 * SECOND) }, name, at(0))
@@ -100,13 +105,34 @@ fn no_more_wait_than_may() {
     assert!(enter(1, 1).is_ok() && enter(2, 2).is_ok());
     assert_eq!(enter(3, 3).unwrap_err(), 3, "what came in is given back");
     assert_eq!(waiting.len(), 2);
-    waiting.set_most(3);
+    waiting.room().set_most(3);
     assert!(enter(3, 3).is_ok());
 }
 
 #[test]
+fn rules_of_a_limit_share_its_places_and_who_leaves_any_of_them_frees_one() {
+    let room = room(3);
+    let (one, other) = (Waiting::new(Arc::clone(&room)), Waiting::new(Arc::clone(&room)));
+    let enter = |waiting: &Waiting<u64>, name: u64| {
+        let request = Request { name, priority: 0, wait: name * SECOND };
+        waiting.enter(&Entry { key: key(name.into()), ..entry(&request, 100 * SECOND) }, name, at(0))
+    };
+    let first = enter(&one, 1).unwrap();
+    assert!(enter(&one, 2).is_ok() && enter(&other, 3).is_ok());
+    assert!(enter(&one, 4).is_err() && enter(&other, 4).is_err(), "more than the limit may have");
+    assert_eq!((one.len(), other.len()), (2, 1));
+    one.leave(first);
+    assert!(enter(&other, 4).is_ok() && enter(&other, 5).is_err());
+    assert_eq!(one.due(at(2 * SECOND)), [Turn::Passes(2)]);
+    assert!(enter(&other, 5).is_ok() && enter(&one, 6).is_err());
+    drop(other);
+    assert!((6..9).all(|name| enter(&one, name).is_ok()), "with a rule go its waiters");
+    assert_eq!(enter(&one, 9), Err(9));
+}
+
+#[test]
 fn clients_do_not_wait_for_each_other() {
-    let waiting = Waiting::new(10);
+    let waiting = Waiting::new(room(10));
     for (client, wait) in [(1, 5 * SECOND), (2, SECOND)] {
         let request = Request { name: client, priority: 0, wait };
         let entry = Entry { key: key(client.into()), ..entry(&request, 10 * SECOND) };
@@ -117,7 +143,7 @@ fn clients_do_not_wait_for_each_other() {
 
 #[test]
 fn a_heavy_request_waits_for_all_of_its_weight() {
-    let waiting = Waiting::new(10);
+    let waiting = Waiting::new(room(10));
     let request = Request { name: 1, priority: 0, wait: 3 * SECOND };
     waiting.enter(&Entry { cost: 3, ..entry(&request, 10 * SECOND) }, 1, at(0)).unwrap();
     let request = Request { name: 2, priority: 9, wait: 4 * SECOND };
@@ -186,7 +212,7 @@ impl Queue {
         let (passed, overdue) = (BTreeMap::new(), BTreeMap::new());
         Self {
             buckets: table(rate, 10),
-            waiting: Waiting::new(1_000),
+            waiting: Waiting::new(room(1_000)),
             ask,
             max_delay,
             passed,
