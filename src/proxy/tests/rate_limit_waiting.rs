@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use super::rate_limit_support::{limit, limited, send, statuses};
 use super::support::{Upstream, eventually, policy, proxy, state};
 use super::support_http2::{Http2Client, Http2Upstream};
+use crate::Proxy;
 
 /// One request in `per_ms`, and others wait.
 fn delaying(per_ms: u64, delay: Delay) -> Limit {
@@ -24,25 +25,58 @@ fn delay(max_delay_ms: u64, max_queued: u32) -> Delay {
     Delay { max_delay_ms, max_queued, priority_header: Some("x-priority".into()) }
 }
 
-async fn in_order(address: SocketAddr, upstream: &Upstream, priorities: &[&'static str]) -> Vec<String> {
-    let mut waiting = JoinSet::new();
-    for (number, priority) in priorities.iter().copied().enumerate() {
-        let before = upstream.requests();
-        waiting.spawn(async move {
-            let headers = [("x-api-key", "ada"), ("x-priority", priority)];
-            let answer = send(address, "/", &headers).await;
+/// How long a turn takes, in milliseconds: the first that is enough for all to stand in line before it, on the machine as it is.
+const TURNS_MS: [u64; 3] = [300, 1_500, 7_500];
+
+/// Those that stand in line, each with its priority; what each is answered and when.
+struct Line {
+    proxy: Proxy,
+    address: SocketAddr,
+    answers: JoinSet<(Instant, String)>,
+}
+
+impl Line {
+    /// One request passes, and then these wait, one after the other, before any of them has its turn.
+    async fn of(priorities: &[&'static str], max_queued: u32) -> Self {
+        for per_ms in TURNS_MS {
+            let upstream = Upstream::start().await;
+            let limit = delaying(per_ms, delay(600_000, max_queued));
+            let (proxy, address) = proxy(&limited(upstream.address, vec![limit])).await;
+            assert_eq!(statuses(address, "ada", 1).await, [200]);
+            let mut line = Self { proxy, address, answers: JoinSet::new() };
+            for (before, priority) in priorities.iter().copied().enumerate() {
+                line.send(priority);
+                eventually("it waits", || line.queued() > before || line.has_passed()).await;
+            }
+            if line.queued() == priorities.len() {
+                return line;
+            }
+        }
+        panic!("on this machine a request needs more than {TURNS_MS:?} ms to stand in line");
+    }
+
+    fn send(&mut self, priority: &'static str) {
+        let address = self.address;
+        self.answers.spawn(async move {
+            let answer = send(address, "/", &[("x-api-key", "ada"), ("x-priority", priority)]).await;
             (Instant::now(), format!("{priority}:{}", answer.status.as_u16()))
         });
-        if number == 0 {
-            eventually("the first one passes", || upstream.requests() > before).await;
-        } else {
-            // They come one after the other.
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
     }
-    let mut answers = waiting.join_all().await;
-    answers.sort_by_key(|(at, _)| *at);
-    answers.into_iter().map(|(_, answer)| answer).collect()
+
+    fn queued(&self) -> usize {
+        usize::try_from(self.proxy.state().limits[0].queued).unwrap()
+    }
+
+    /// Whether one that waited has had its turn.
+    fn has_passed(&self) -> bool {
+        self.proxy.state().limits[0].report.delayed > 0
+    }
+
+    async fn answers(self) -> Vec<String> {
+        let mut answers = self.answers.join_all().await;
+        answers.sort_by_key(|(at, _)| *at);
+        answers.into_iter().map(|(_, answer)| answer).collect()
+    }
 }
 
 #[tokio::test]
@@ -71,19 +105,17 @@ async fn who_would_wait_too_long_is_refused_at_once() {
 
 #[tokio::test]
 async fn more_than_may_wait_are_refused_at_once() {
-    let upstream = Upstream::start().await;
-    let (proxy, address) = proxy(&limited(upstream.address, vec![delaying(400, delay(10_000, 2))])).await;
-    let answers = in_order(address, &upstream, &["0", "0", "0", "0"]).await;
-    assert_eq!(answers, ["0:200", "0:429", "0:200", "0:200"]);
-    assert_eq!(proxy.state().limits[0].queued, 0);
+    let mut line = Line::of(&["0", "0"], 2).await;
+    line.send("0");
+    let (_, refused) = line.answers.join_next().await.unwrap().unwrap();
+    assert!(refused == "0:429" || line.has_passed(), "{refused} although both places are taken");
+    assert_eq!(line.answers().await, ["0:200", "0:200"]);
 }
 
 #[tokio::test]
 async fn the_higher_priority_goes_first() {
-    let upstream = Upstream::start().await;
-    let (_proxy, address) = proxy(&limited(upstream.address, vec![delaying(300, delay(10_000, 10))])).await;
-    let answers = in_order(address, &upstream, &["0", "1", "x", "9"]).await;
-    assert_eq!(answers, ["0:200", "9:200", "1:200", "x:200"], "an unreadable one is 0");
+    let answers = Line::of(&["1", "x", "9"], 10).await.answers().await;
+    assert_eq!(answers, ["9:200", "1:200", "x:200"], "an unreadable one is 0");
 }
 
 #[tokio::test]
