@@ -1,7 +1,8 @@
 //! A claim of a signed token, which is who a client is only while the signature holds.
 //!
-//! It must not believe anything a token says before it is verified, and must not verify the same token for each of its
-//! requests: what was verified is remembered, up to a bound and never beyond its expiry.
+//! It must not let anybody pass for what a token says before it is verified: until then its words may only lead to its refusal, as
+//! those of one that has expired do. And it must not verify the same token for each of its requests: what was verified is
+//! remembered, up to a bound and never beyond its expiry.
 
 mod key_set;
 
@@ -12,7 +13,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
 use fusebox_policy::config::JwtClaim;
+use jsonwebtoken::dangerous::insecure_decode_claims;
 use parking_lot::Mutex;
+use serde::Deserialize;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
@@ -43,6 +46,9 @@ pub(crate) struct Verifier {
     audiences: Vec<String>,
     keys: KeySlot,
     verified: Verified,
+    /// Tokens whose signature was looked at.
+    #[cfg(test)]
+    checked: std::sync::atomic::AtomicUsize,
 }
 
 /// What tokens said that were verified, by their SHA-256.
@@ -62,9 +68,21 @@ struct Remembered {
 #[derive(Clone, Debug)]
 struct Said {
     claim: Option<Arc<str>>,
-    /// In Unix seconds; none for a token that says of none.
+    times: Times,
+}
+
+/// When a token holds, in Unix seconds; what is absent bounds nothing.
+#[derive(Clone, Copy, Debug)]
+struct Times {
     expires: Option<f64>,
     not_before: Option<f64>,
+}
+
+/// The claims that say when a token holds.
+#[derive(Deserialize)]
+struct RawTimes {
+    exp: Option<Value>,
+    nbf: Option<Value>,
 }
 
 impl Verifier {
@@ -78,6 +96,8 @@ impl Verifier {
             audiences: audiences.clone(),
             keys,
             verified: Verified { shards, hasher: RandomState::new() },
+            #[cfg(test)]
+            checked: std::sync::atomic::AtomicUsize::new(0),
         }
     }
 
@@ -89,17 +109,20 @@ impl Verifier {
         let digest: [u8; 32] = Sha256::digest(token).into();
         let said = match self.verified.get(&digest, &keys) {
             Some(said) => said,
+            None if is_out_of_time(token, now) => return None,
             None => {
-                let said = self.verify(token, &keys).filter(|said| said.holds(now))?;
+                let said = self.verify(token, &keys).filter(|said| said.times.hold(now))?;
                 self.verified.remember(digest, Remembered { keys, said: said.clone() }, now);
                 said
             }
         };
-        said.holds(now).then_some(said.claim).flatten()
+        said.times.hold(now).then_some(said.claim).flatten()
     }
 
     /// What the token says, if one of the keys signed it, and it was made by whom and for whom it has to be.
     fn verify(&self, token: &[u8], keys: &KeySet) -> Option<Said> {
+        #[cfg(test)]
+        self.checked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let header = jsonwebtoken::decode_header(token).ok()?;
         // RFC 7515 section 4.1.11: what must be understood and is not makes a token invalid.
         if header.crit.is_some() {
@@ -116,8 +139,7 @@ impl Verifier {
         }
         Some(Said {
             claim: claims.get(&self.claim).and_then(text).filter(|text| !text.is_empty()).map(Arc::from),
-            expires: moment(claims.get("exp"))?,
-            not_before: moment(claims.get("nbf"))?,
+            times: Times::of(claims.get("exp"), claims.get("nbf"))?,
         })
     }
 
@@ -136,6 +158,12 @@ impl Verifier {
     pub(crate) fn remembered(&self) -> usize {
         self.verified.shards.iter().map(|shard| shard.lock().len()).sum()
     }
+
+    /// How many tokens had their signature looked at.
+    #[cfg(test)]
+    pub(crate) fn checked(&self) -> usize {
+        self.checked.load(std::sync::atomic::Ordering::Relaxed)
+    }
 }
 
 impl Verified {
@@ -147,7 +175,7 @@ impl Verified {
     fn remember(&self, digest: [u8; 32], known: Remembered, now: f64) {
         let mut shard = self.shard(&digest).lock();
         if shard.len() >= MAX_PER_SHARD && !shard.contains_key(&digest) {
-            shard.retain(|_, old| Arc::ptr_eq(&old.keys, &known.keys) && old.said.holds(now));
+            shard.retain(|_, old| Arc::ptr_eq(&old.keys, &known.keys) && old.said.times.hold(now));
             // Any one will do: it is verified again when it comes again.
             if let Some(one) = shard.keys().next().copied().filter(|_| shard.len() >= MAX_PER_SHARD) {
                 shard.remove(&one);
@@ -162,11 +190,23 @@ impl Verified {
     }
 }
 
-impl Said {
-    fn holds(&self, now: f64) -> bool {
+impl Times {
+    /// None where there is something else in the place of a moment (RFC 7519 section 2, NumericDate).
+    fn of(expires: Option<&Value>, not_before: Option<&Value>) -> Option<Self> {
+        Some(Self { expires: moment(expires)?, not_before: moment(not_before)? })
+    }
+
+    fn hold(&self, now: f64) -> bool {
         self.expires.is_none_or(|expires| now < expires)
             && self.not_before.is_none_or(|not_before| not_before <= now + NOT_BEFORE_LEEWAY)
     }
+}
+
+/// Whether a token would not hold even if its signature did, by its own words: to know that must not cost a look at the signature.
+/// What can't be read is not judged here.
+fn is_out_of_time(token: &[u8], now: f64) -> bool {
+    let Ok(claims) = insecure_decode_claims::<RawTimes>(token) else { return false };
+    Times::of(claims.exp.as_ref(), claims.nbf.as_ref()).is_none_or(|times| !times.hold(now))
 }
 
 /// The token, with or without its scheme (RFC 6750 section 2.1).

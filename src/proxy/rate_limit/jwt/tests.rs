@@ -192,6 +192,48 @@ fn a_token_counts_between_its_times_alone_even_when_it_is_remembered() {
 }
 
 #[test]
+fn a_token_out_of_its_time_costs_no_look_at_its_signature() {
+    let issuer = Issuer::new();
+    let verifier = Verifier::new(&wanted(), slot(&issuer.keys(json!({}))));
+    for over in [
+        json!({"sub": "ada", "exp": NOW}),
+        json!({"sub": "ada", "exp": NOW - 60, "nbf": NOW - 120}),
+        json!({"sub": "ada", "exp": NOW + 60, "nbf": NOW + 11}),
+        json!({"sub": "ada", "exp": -1}),
+        json!({"sub": "ada", "exp": "4000000000"}),
+        json!({"sub": "ada", "exp": NOW + 60, "nbf": {}}),
+    ] {
+        assert_eq!(claim(&verifier, &issuer.token(&over)), None, "{over}");
+    }
+    assert_eq!((verifier.checked(), verifier.remembered()), (0, 0));
+    assert!(claim(&verifier, &issuer.token(&json!({"sub": "ada", "exp": NOW + 1, "nbf": NOW + 10}))).is_some());
+    assert_eq!(verifier.checked(), 1);
+}
+
+#[test]
+fn what_an_unverified_token_says_of_its_time_never_lets_it_pass() {
+    let (issuer, other) = (Issuer::new(), Issuer::new());
+    let verifier = Verifier::new(&wanted(), slot(&issuer.keys(json!({}))));
+    let (late, early) = (json!({"sub": "ada", "exp": NOW - 1}), json!({"sub": "ada", "exp": NOW + 3_600}));
+    let (expired, forged) = (issuer.token(&late), other.token(&early));
+    assert_eq!(claim(&verifier, &forged), None, "in time, and of another key");
+    assert_eq!(verifier.checked(), 1);
+    // The claims of one with the signature of the other.
+    let (head, _) = forged.rsplit_once('.').unwrap();
+    let spliced = format!("{head}.{}", expired.rsplit_once('.').unwrap().1);
+    assert_eq!(claim(&verifier, &spliced), None, "signed by the right key for something else");
+    // Two expiries: whichever is believed, the signature decides.
+    let twice = |claims: &str| {
+        let head = URL_SAFE_NO_PAD.encode(json!({"alg": "ES256"}).to_string());
+        format!("{head}.{}.{}", URL_SAFE_NO_PAD.encode(claims), forged.rsplit_once('.').unwrap().1)
+    };
+    for claims in ["{\"sub\":\"ada\",\"exp\":1,\"exp\":4000000000}", "{\"sub\":\"ada\",\"exp\":null}", "[]", "{"] {
+        assert_eq!(claim(&verifier, &twice(claims)), None, "{claims}");
+    }
+    assert_eq!(verifier.remembered(), 0);
+}
+
+#[test]
 fn issuer_and_audience_must_be_those_that_are_asked_for() {
     let issuer = Issuer::new();
     let asked = JwtClaim { issuer: Some("https://a".into()), audiences: vec!["x".into(), "y".into()], ..wanted() };
