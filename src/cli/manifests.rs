@@ -39,11 +39,6 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<Source>> {
     files.into_iter().map(|path| read_one(&path)).collect()
 }
 
-/// Reads, checks and prints what is wrong; none when something is.
-pub(crate) fn load(paths: &[PathBuf], terminal: &mut Terminal) -> Result<Option<Snapshot>> {
-    load_read(&read(paths)?, terminal)
-}
-
 /// Checks what was read and prints what is wrong; none when something is.
 pub(crate) fn load_read(sources: &[Source], terminal: &mut Terminal) -> Result<Option<Snapshot>> {
     let files: Vec<File<'_>> = sources.iter().map(Source::file).collect();

@@ -14,11 +14,14 @@ use serde_json::json;
 use crate::arguments::RenderArguments;
 use crate::manifests;
 use crate::terminal::{Exit, FAINT, Styled, Terminal};
+use crate::values::Values;
 
 /// Prints the objects, and on request the policies' statuses.
 pub(crate) fn render(arguments: &RenderArguments, terminal: &mut Terminal) -> Result<Exit> {
-    let Some(mut snapshot) = manifests::load(&arguments.filenames, terminal)? else { return Ok(Exit::Failed) };
+    let sources = manifests::read(&arguments.filenames)?;
+    let Some(mut snapshot) = manifests::load_read(&sources, terminal)? else { return Ok(Exit::Failed) };
     snapshot.prometheus = Prometheus::Installed;
+    Values::read(&sources)?.resolve(&mut snapshot);
     let plan = compile(&snapshot);
     let objects = objects::all(&plan, &MonitoringOptions::default())?;
     for wanted in &objects {

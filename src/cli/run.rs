@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use crate::arguments::RunArguments;
 use crate::manifests;
 use crate::terminal::{BAD, CARE, Exit, FAINT, GOOD, STRONG, Styled, Terminal};
-use crate::values;
+use crate::values::Values;
 
 /// How often breakers are looked at for changes.
 const LOOK: Duration = Duration::from_millis(20);
@@ -48,20 +48,21 @@ pub(crate) async fn serve(
 ) -> Result<Exit> {
     let sources = manifests::read(&arguments.filenames)?;
     let Some(mut snapshot) = manifests::load_read(&sources, terminal)? else { return Ok(Exit::Failed) };
-    let values = values::all(&sources)?;
+    let values = Values::read(&sources)?;
     let caller = caller(arguments)?;
     imply_services(&mut snapshot, arguments);
     snapshot.pods = vec![standalone_pod(&caller)];
+    values.resolve(&mut snapshot);
     let plan = compile(&snapshot);
     let compiled = plan.workloads.get(&workload(&caller)).context("the files compile to nothing")?;
     let config = compiled.config.clone();
     let proxy = Proxy::start(options(arguments, &snapshot)).await?;
     proxy.apply(&config)?;
-    let (known, missing) = values::wanted(values, &compiled.references);
+    let (known, missing) = values.wanted(&compiled.references);
     proxy.tell_references(known);
     announce(&proxy, &config, terminal)?;
-    for Reference { kind, namespace, name, key } in missing {
-        let text = format!("{kind:?} {namespace}/{name}, key {key}: not in the files");
+    for (Reference { kind, namespace, name, key }, why) in missing {
+        let text = format!("{kind:?} {namespace}/{name}, key {key}: {why}");
         writeln!(terminal.err, "{} {text}", Styled(CARE, "no value of"))?;
     }
     for broken in proxy.state().broken_references {

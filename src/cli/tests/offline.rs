@@ -54,6 +54,66 @@ async fn render_shows_statuses_on_request() {
     assert!(statuses[0].contains("type: Accepted") && statuses[0].contains("reason: NoProxies"), "{}", statuses[0]);
 }
 
+/// The condition ResolvedRefs of the one policy of the files, as `reason: message`.
+async fn resolved(files: &[&std::path::Path]) -> String {
+    let files: Vec<&str> = files.iter().map(|file| file.to_str().unwrap()).collect();
+    let mut words = vec!["render", "--status"];
+    files.iter().for_each(|file| words.extend(["-f", file]));
+    let (exit, out, err) = fusebox(&words).await;
+    assert_eq!(exit, Exit::Done, "{err}");
+    assert!(!out.contains("4 hours") && !err.contains("4 hours"), "no value is printed");
+    let statuses = out.split("---\n").find(|text| text.starts_with("apiVersion: fusebox.dev/")).unwrap();
+    let status: serde_json::Value = serde_yaml::from_str(statuses).unwrap();
+    let conditions = status["status"]["conditions"].as_array().unwrap();
+    let found = conditions.iter().find(|condition| condition["type"] == "ResolvedRefs").unwrap();
+    format!("{}: {}", found["reason"].as_str().unwrap(), found["message"].as_str().unwrap())
+}
+
+#[tokio::test]
+async fn render_takes_values_of_the_files_for_those_of_the_cluster() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let policy = file(
+        "policy.yaml",
+        "{apiVersion: v1, kind: Service, metadata: {name: payments, namespace: shop}, spec: {clusterIP: 10.0.0.1, selector: {app: payments}, ports: [{port: 80}]}}\n---\n\
+         {apiVersion: fusebox.dev/v1alpha1, kind: RateLimit, metadata: {name: limits, namespace: shop}, spec: {targetRefs: [{name: payments}], limits: [\
+         {name: per-user, key: [{jwtClaim: {claim: sub, keysFrom: {secretRef: {name: login, key: jwks.json}}}}], \
+         quotasFrom: {configMapRef: {name: quotas, key: quotas.yaml}}, rate: {requests: 2, per: 1h}}]}}\n",
+    );
+    let quotas = file(
+        "quotas.yaml",
+        "{apiVersion: v1, kind: ConfigMap, metadata: {name: quotas, namespace: shop}, data: {quotas.yaml: 4 hours}}",
+    );
+    let login = file(
+        "login.yaml",
+        "{apiVersion: v1, kind: Secret, metadata: {name: login, namespace: shop}, stringData: {jwks.json: 4 hours}}",
+    );
+    let other = file(
+        "other.yaml",
+        "{apiVersion: v1, kind: Secret, metadata: {name: login, namespace: shop}, stringData: {other: 4 hours}}",
+    );
+    let elsewhere = file(
+        "elsewhere.yaml",
+        "{apiVersion: v1, kind: Secret, metadata: {name: login}, stringData: {jwks.json: 4 hours}}",
+    );
+
+    assert!(
+        resolved(&[&policy, &quotas, &login])
+            .await
+            .starts_with("ResolvedRefs: all references lead to a Service, and all values")
+    );
+    let missing = resolved(&[&policy, &login]).await;
+    assert!(missing.starts_with("RefNotFound: ConfigMap shop/quotas does not exist"), "{missing}");
+    let missing = resolved(&[&policy, &quotas, &other]).await;
+    assert!(missing.starts_with("RefNotFound: Secret shop/login has no key \"jwks.json\""), "{missing}");
+    let missing = resolved(&[&policy, &quotas, &elsewhere]).await;
+    assert!(missing.starts_with("RefNotFound: Secret shop/login does not exist"), "of another namespace: {missing}");
+}
+
 #[tokio::test]
 async fn render_of_mistakes_prints_them_and_no_objects() {
     let (exit, out, err) = fusebox(&["render", "-f", MISTAKES]).await;

@@ -1,6 +1,7 @@
 //! `run` with a real upstream and real requests.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -50,9 +51,9 @@ impl Running {
     }
 }
 
-/// Runs `fusebox run` with the policies of a file in front of these upstreams of shop/payments, and gives what it prints.
+/// Runs `fusebox run` with the policies of a file, of the tests' data or with its whole path, in front of these upstreams of shop/payments, and gives what it prints.
 fn begin(policies: &str, upstreams: &[&FlakyUpstream]) -> Result<(Running, Printed, Printed)> {
-    let file = format!("tests/data/{policies}");
+    let file = Path::new("tests/data").join(policies).display().to_string();
     let mut words = ["fusebox", "run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "-f", &file]
         .map(str::to_owned)
         .to_vec();
@@ -149,6 +150,48 @@ async fn run_limits_clients_with_quotas_from_a_config_map_among_its_files() -> R
     let refused = client.get_with("/", &[("x-tenant", "bob")]).await?;
     assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(err.text(), "");
+    assert_eq!(running.end().await?, Exit::Done);
+    Ok(())
+}
+
+/// Signed with the key of `tests/data/tokens.yaml`, for `ada`.
+const TOKEN: &str = "eyJhbGciOiJSUzI1NiIsImtpZCI6Im9uZSJ9.eyJzdWIiOiJhZGEiLCJleHAiOjQwMDAwMDAwMDB9.gGBeFv0KWSHjPbj84iSz5-nX9EtqQuH4kCDAU6n6jpc_Vgx-_Z4uxdB9z3eN-l_37whvnQjEC-lpddaRBeOfQmwY_bJPsnQ3flB9Uv0OePp1g361L5z6h4XCgPdheyNh1bkXjGbgpVVeuNQD5He6U7Dm6NoHR4pUNj1xT_jIGsyHkbiFYNuBZrXgWOJKROtiwMZYo0C3Jq-kFfES6aAYTJ82GyXzbFPi-e49ezimZsCBwHyABqZ6bEHfPkLqa5yNYgFlhG8yRjJsyeNWzh7TDLQUTC4-CLylSA3GUk93xMCeNKn0Ho7EEyA6lPqd5QZ3TT0k78kw-lSZoZUhhADYMg";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_verifies_tokens_with_keys_from_a_config_map_among_its_files() -> Result<()> {
+    let upstream = FlakyUpstream::start().await?;
+    let (running, out, err) = begin("tokens.yaml", &[&upstream])?;
+
+    let client = Client::new(address(&out, "outbound").await?);
+    printed(&out, "applies shop/per-user on shop/payments:80 (mode Enforce, limits per-user)").await?;
+    let status = async |token: &str| -> Result<u16> {
+        let authorization = format!("Bearer {token}");
+        Ok(client.get_with("/", &[("authorization", authorization.as_str())]).await?.status.as_u16())
+    };
+    let forged = TOKEN.replace("eyJzdWIiOiJhZGEi", "eyJzdWIiOiJldmEi");
+    assert_eq!(
+        (status(&forged).await?, status("none").await?),
+        (200, 429),
+        "they share the bucket of those without a token"
+    );
+    assert_eq!((status(TOKEN).await?, status(TOKEN).await?), (200, 429), "one that holds has a bucket of its own");
+    assert_eq!(err.text(), "");
+    assert_eq!(running.end().await?, Exit::Done);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_says_which_values_are_not_in_its_files_and_why() -> Result<()> {
+    let upstream = FlakyUpstream::start().await?;
+    let text = std::fs::read_to_string("tests/data/limits.yaml")?.replace("  quotas.yaml: |", "  other.yaml: |");
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("limits.yaml");
+    std::fs::write(&file, text)?;
+    let (running, out, err) = begin(file.to_str().context("a name that is no text")?, &[&upstream])?;
+    let client = Client::new(address(&out, "outbound").await?);
+    printed(&err, "no value of ConfigMap shop/quotas, key quotas.yaml: the object in the files has no such key")
+        .await?;
+    assert_eq!(client.get_with("/", &[("x-tenant", "alice")]).await?.status, StatusCode::OK, "it has the limit's rate");
     assert_eq!(running.end().await?, Exit::Done);
     Ok(())
 }
