@@ -206,7 +206,7 @@ fn print_rest(state: &RateLimitState, now: Timestamp, out: &mut dyn Write) -> Re
     for pod in &state.enforcers.pods {
         pod_lines(pod, now).into_iter().try_for_each(&mut care)?;
     }
-    missing(&state.enforcers, "limits").try_for_each(&mut care)?;
+    missing(&state.enforcers, ("limits", RateLimitState::MOST)).try_for_each(&mut care)?;
     Ok(())
 }
 
@@ -221,4 +221,27 @@ fn pod_lines(pod: &PodLimits, now: Timestamp) -> Vec<String> {
         ))
     });
     unanswered.into_iter().chain(broken).chain(lost).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_beyond_the_bound_of_an_answer_are_said_to_be_left_out() {
+        let state = |truncated: bool| {
+            let state = serde_json::json!({
+                "apiVersion": "ops.fusebox.dev/v1alpha1", "kind": "RateLimitState", "metadata": {"namespace": "shop", "name": "limits"},
+                "generation": 1, "side": "Server", "mode": "Enforce", "truncated": truncated, "pods": [],
+            });
+            serde_json::from_value::<RateLimitState>(state).unwrap()
+        };
+        let printed = |truncated: bool| {
+            let mut out = Vec::new();
+            print(&[state(truncated)], Timestamp::UNIX_EPOCH, &mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert!(printed(true).contains("not all limits are shown: an answer has room for 20000"), "{}", printed(true));
+        assert!(!printed(false).contains("not all"), "{}", printed(false));
+    }
 }

@@ -5,7 +5,7 @@
 use std::io::Write;
 
 use anyhow::Result;
-use fusebox_api::operations::{BreakerState, CircuitBreakerState, Enforcers, LiveState, PodState};
+use fusebox_api::operations::{BreakerState, CircuitBreakerState, Enforcers, LiveState, PodState, State as _};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -71,14 +71,15 @@ fn print_rest(state: &CircuitBreakerState, out: &mut dyn Write) -> Result<()> {
             Styled(CARE, format!("pod {} refused its configuration: {}", pod.name, pod.refused))
         )?;
     }
-    missing(&state.enforcers, "breakers").try_for_each(|text| writeln!(out, "{name}: {}", Styled(CARE, text)))?;
+    missing(&state.enforcers, ("breakers", CircuitBreakerState::MOST))
+        .try_for_each(|text| writeln!(out, "{name}: {}", Styled(CARE, text)))?;
     Ok(())
 }
 
-/// What an answer leaves out, in sentences.
-pub(crate) fn missing<P, M>(enforcers: &Enforcers<P, M>, what: &str) -> impl Iterator<Item = String> {
+/// What an answer leaves out, in sentences; it has room for so `most` breakers, limits or the like.
+pub(crate) fn missing<P, M>(enforcers: &Enforcers<P, M>, (what, most): (&str, usize)) -> impl Iterator<Item = String> {
     let settling = "the operator has just begun to listen: some pods have not spoken yet".to_owned();
-    let cut = format!("not all {what} are shown");
+    let cut = format!("not all {what} are shown: an answer has room for {most}");
     enforcers.incomplete.then_some(settling).into_iter().chain(enforcers.truncated.then_some(cut))
 }
 

@@ -1,7 +1,7 @@
 //! Tests of what golden files can't show: a status over time, bounds, and the order of things.
 
 use fusebox_api::operations::{CircuitBreakerState, Elsewhere, LiveState, OpenPods};
-use fusebox_policy::config::{BreakerKey, PolicyId, WorkloadId};
+use fusebox_policy::config::{BreakerKey, LimitKey, PolicyId, WorkloadId};
 use fusebox_policy::report::BreakerState;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
@@ -273,11 +273,7 @@ fn limiting(policy: &PolicyPlan, (allowed, limited, blocked): (u64, u64, u64)) -
 }
 
 /// The one pod enforces the limit and says this of it.
-fn reporting(
-    policy: &PolicyPlan,
-    (allowed, limited, blocked): (u64, u64, u64),
-    more: &serde_json::Value,
-) -> Reports {
+fn reporting(policy: &PolicyPlan, (allowed, limited, blocked): (u64, u64, u64), more: &serde_json::Value) -> Reports {
     let key = policy.pods["uid-pay"].keys.limits.first().unwrap().clone();
     let mut told = serde_json::json!({
         "key": key, "allowed": allowed, "limited": limited, "trackedKeys": 1, "blockedClients": blocked,
@@ -336,12 +332,18 @@ fn limited_condition(status: &RateLimitStatus) -> (&str, &str, &str) {
 fn a_limit_is_limited_while_it_refused_of_late_and_not_for_what_was_long_ago() {
     let policy = limit();
     let last = serde_json::json!(at(-3).as_millisecond());
-    let recent = |limited: u64| serde_json::json!({"recent": {"allowed": 30, "limited": limited}, "lastLimitedUnixMs": last});
+    let recent =
+        |limited: u64| serde_json::json!({"recent": {"allowed": 30, "limited": limited}, "lastLimitedUnixMs": last});
     let late = folded(&policy, &reporting(&policy, (90, 910, 0), &recent(10)), 0, None);
     let words = "10 requests were refused in the last minute, the last at 2026-03-01T11:59:57Z; `fusebox limits limit` shows whose they were";
     assert_eq!(limited_condition(&late), ("True", "RequestsLimited", words));
-    assert_eq!(late.summary.as_ref().unwrap().limited_percent, Some(25), "of the last minute, not since the pod started");
-    let (target, long_ago) = (&late.targets[0], folded(&policy, &reporting(&policy, (90, 910, 0), &recent(0)), 0, None));
+    assert_eq!(
+        late.summary.as_ref().unwrap().limited_percent,
+        Some(25),
+        "of the last minute, not since the pod started"
+    );
+    let (target, long_ago) =
+        (&late.targets[0], folded(&policy, &reporting(&policy, (90, 910, 0), &recent(0)), 0, None));
     assert_eq!((target.limited, target.limited_recently, target.limited_percent), (Some(910), Some(10), Some(25)));
     assert_eq!(target.last_limited.as_ref().map(|it| it.0), Some(at(-3)));
     assert_eq!((limited_condition(&long_ago).0, limited_condition(&long_ago).1), ("False", "NoneLimited"));
@@ -375,4 +377,23 @@ fn an_acknowledgement_of_another_kind_of_that_name_does_not_count() {
     reports.pods.get_mut("uid-pay").unwrap().acked[0].kind = "CircuitBreakerPolicy".into();
     let status = folded(&policy, &reports, 0, None);
     assert_eq!((status.targets[0].pods.reporting, status.targets[0].allowed), (0, None));
+}
+
+#[test]
+fn live_limits_beyond_the_bound_are_left_out_and_said_so() {
+    use fusebox_api::operations::{MAX_LIMITS, State as _};
+    let mut policy = limit();
+    let keys = MAX_LIMITS / 2 + 1;
+    let pod = policy.pods.get_mut("uid-pay").unwrap();
+    let key = pod.keys.limits.first().unwrap().clone();
+    std::sync::Arc::make_mut(&mut pod.keys).limits =
+        (0..keys).map(|number| LimitKey { rule: format!("{number:05}"), ..key.clone() }).collect();
+    let other = BoundPod { name: "pay-2".into(), ..pod.clone() };
+    let live = |policy: &PolicyPlan| live_limits(policy, &BTreeMap::new(), &BTreeMap::new(), Completeness::Complete);
+    let whole = live(&policy);
+    assert!(!whole.enforcers.truncated && whole.size() == keys, "{} limits", whole.size());
+    policy.pods.insert("uid-pay-2".into(), other);
+    let cut = live(&policy);
+    assert!(cut.enforcers.truncated && cut.size() == MAX_LIMITS, "{} limits", cut.size());
+    assert_eq!(cut.enforcers.pods.iter().map(|pod| pod.limits.len()).collect::<Vec<_>>(), [keys, MAX_LIMITS - keys]);
 }

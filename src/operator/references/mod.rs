@@ -140,7 +140,10 @@ impl References {
             .iter()
             .flat_map(|(holder, it)| it.keys.iter().map(|key| (reference(holder, key), it.state.of_entry(key))));
         let left_out = objects.left_out.iter().flat_map(|(holder, keys)| {
-            let state = ReferenceState::Unusable { problem: format!("policies name more than {MAX_WATCHED} objects") };
+            let problem = format!(
+                "policies name more than {MAX_WATCHED} ConfigMaps and Secrets, and no more are read: let them name fewer, with more entries in each"
+            );
+            let state = ReferenceState::Unusable { problem };
             keys.iter().map(move |key| (reference(holder, key), state.clone()))
         });
         watched.chain(left_out).collect()
@@ -227,3 +230,6 @@ fn reference(holder: &Holder, key: &str) -> Reference {
     let Holder { kind, namespace, name } = holder.clone();
     Reference { kind, namespace, name, key: key.to_owned() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -33,6 +33,31 @@ const CONFIG: &str = r#"{
   }]
 }"#;
 
+/// The key of a client, which nobody may read in a log.
+const CLIENT_KEY: &str = "ada-0123456789-secret";
+
+/// A limit of one request an hour for each value of `x-api-key`, or of the parameter `key`.
+fn limited(mode: &str, show_keys: &str) -> String {
+    format!(
+        r#"{{
+  "format": 1,
+  "workload": {{"namespace": "shop", "kind": "Deployment", "name": "web"}},
+  "outbound": [{{
+    "service": {{"namespace": "shop", "name": "payments"}}, "port": 80, "addresses": ["127.0.0.1:1"],
+    "rateLimit": {{
+      "policy": {{"namespace": "shop", "name": "api"}},
+      "target": {{"kind": "Service", "namespace": "shop", "name": "payments"}},
+      "side": "Client", "mode": "{mode}", "showKeys": "{show_keys}", "maxTrackedKeys": 10,
+      "limits": [{{
+        "name": "per-key", "key": [!apiKey {{"headers": ["x-api-key"], "queryParameters": ["key"]}}],
+        "rules": [{{"rate": {{"requests": 1, "perMs": 3600000, "burst": 1}}}}]
+      }}]
+    }}
+  }}]
+}}"#
+    )
+}
+
 /// A proxy's process with one listener, to shop/payments:80; killed when it is dropped.
 struct Running {
     child: Child,
@@ -83,8 +108,13 @@ impl Running {
 
     /// One request on a connection of its own, and all that comes back.
     fn get(&self) -> Result<String> {
+        self.get_with("/", "")
+    }
+
+    /// The same for this path, with these lines of its head.
+    fn get_with(&self, path: &str, headers: &str) -> Result<String> {
         let mut client = self.connect()?;
-        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")?;
+        write!(client, "GET {path} HTTP/1.1\r\nhost: a\r\n{headers}connection: close\r\n\r\n")?;
         let mut answer = String::new();
         client.read_to_string(&mut answer)?;
         Ok(answer)
@@ -175,6 +205,64 @@ fn the_access_log_tells_of_an_answer_a_failure_and_a_refusal_until_the_last_line
     Ok(())
 }
 
+/// What the access log says of three requests of one client: two with its key in a header, one with it in the query.
+fn log_of_limited(mode: &str, show_keys: &str) -> Result<Vec<serde_json::Value>> {
+    let upstream = TcpListener::bind("127.0.0.1:0")?;
+    let directory = tempfile::tempdir()?;
+    let (config, log) = (directory.path().join("config.yaml"), directory.path().join("access.log"));
+    std::fs::write(&config, limited(mode, show_keys))?;
+    let config = config.display().to_string();
+    let mut proxy =
+        Running::start_with(&upstream, &["--config", &config, "--access-log", "all"], std::fs::File::create(&log)?)?;
+    let passing = if mode == "Shadow" { 3 } else { 1 };
+    let answering = std::thread::spawn(move || answer(&upstream, "200 OK", passing).map(|()| upstream));
+    let header = format!("x-api-key: {CLIENT_KEY}\r\n");
+    proxy.get_with("/", &header)?;
+    proxy.get_with("/", &header)?;
+    proxy.get_with(&format!("/search?key={CLIENT_KEY}"), "")?;
+    let _upstream = answering.join().map_err(|_| anyhow::anyhow!("the upstream panicked"))??;
+    Command::new("kill").args(["-TERM", &proxy.child.id().to_string()]).status()?;
+    proxy.child.wait()?;
+    let text = std::fs::read_to_string(&log)?;
+    ensure!(!text.contains(CLIENT_KEY) && !text.contains("0123456789"), "a client's key stands in the log: {text}");
+    let lines = text.lines().map(serde_json::from_str).collect::<Result<Vec<serde_json::Value>, _>>()?;
+    ensure!(lines.len() == 3, "a line for each request: {text}");
+    Ok(lines)
+}
+
+/// Those of the lines that have this field, and how many have it not.
+fn having<'a>(lines: &'a [serde_json::Value], field: &str) -> (Vec<&'a serde_json::Value>, usize) {
+    let (with, without): (Vec<_>, Vec<_>) = lines.iter().partition(|line| line.get(field).is_some());
+    (with, without.len())
+}
+
+#[test]
+fn the_access_log_names_the_limit_that_refuses_and_its_client_no_plainer_than_the_policy_shows_keys() -> Result<()> {
+    // `printf %s KEY | sha256sum`
+    for (show_keys, shown) in [("Redacted", "ad***et"), ("Hashed", "7b6f16d989df4157")] {
+        let lines = log_of_limited("Enforce", show_keys)?;
+        let (refused, passed) = having(&lines, "limitKey");
+        ensure!((refused.len(), passed) == (2, 1) && having(&lines, "limit").1 == 1, "{lines:?}");
+        for line in &refused {
+            ensure!(line["limit"] == "per-key" && line["decision"] == "limited", "{line}");
+            ensure!(line["limitKey"] == shown && line["policy"] == "shop/api", "{line}");
+            ensure!(line["status"] == 429 && line["error"] == "rate-limited", "{line}");
+        }
+        ensure!(refused.iter().any(|line| line["path"] == "/search"), "without the query: {lines:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn in_shadow_the_access_log_says_which_limit_would_have_refused_and_not_whose_request() -> Result<()> {
+    let lines = log_of_limited("Shadow", "Redacted")?;
+    let (would, passed) = having(&lines, "wouldLimit");
+    ensure!((would.len(), passed) == (2, 1), "{lines:?}");
+    ensure!(would.iter().all(|line| line["wouldLimit"] == "shop/api/per-key" && line["status"] == 200), "{lines:?}");
+    ensure!(having(&lines, "limit").1 == 3 && having(&lines, "limitKey").1 == 3, "{lines:?}");
+    Ok(())
+}
+
 #[test]
 fn as_many_files_may_be_open_as_the_system_allows_at_most() -> Result<()> {
     let child = Command::new("sh")
@@ -230,11 +318,16 @@ fn help_shows_the_options_the_examples_and_the_step() -> Result<()> {
 
 /// Answers so many connections with 503.
 fn fail(upstream: &TcpListener, count: usize) -> Result<()> {
+    answer(upstream, "503 Told", count)
+}
+
+/// Answers so many connections with this status.
+fn answer(upstream: &TcpListener, status: &str, count: usize) -> Result<()> {
     for _ in 0..count {
         let (mut served, _) = upstream.accept()?;
         served.set_read_timeout(Some(DEADLINE))?;
         ensure!(served.read(&mut [0; 1024])? > 0, "a request");
-        served.write_all(b"HTTP/1.1 503 Told\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")?;
+        write!(served, "HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")?;
     }
     Ok(())
 }
