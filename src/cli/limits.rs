@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use anyhow::{Result, bail};
-use fusebox_api::operations::{LimitedKey, PodLimits, RateLimitState, RateLimitUnblock, Target};
+use fusebox_api::operations::{LimitedKey, PodLimits, RateLimitState, RateLimitUnblock, State as _, Target};
 use fusebox_policy::rate_limit::digest;
 use jiff::Timestamp;
 

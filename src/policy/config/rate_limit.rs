@@ -3,11 +3,17 @@
 //! It must hold wishes, not checked values: the engine makes its own types of them, and refuses what it can't enforce. Secret
 //! values never stand here, only references to them.
 
+mod key;
+mod store;
+
 use serde::{Deserialize, Serialize};
 
 use super::breaker::Mode;
 use super::identifiers::{LimitKey, PolicyId, Reference, Side, TargetId};
 use super::routes::RequestMatch;
+
+pub use key::{ApiKey, ClientIp, JwtClaim, KeyPart, MissingKey};
+pub use store::{RedisStore, RedisTls, RedisTopology, StoreFailure};
 
 /// One RateLimit as it applies to one route.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,80 +137,6 @@ pub struct Cost {
     pub cost: u32,
 }
 
-/// One part of what tells one client from another.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum KeyPart {
-    /// The value of this header.
-    Header(String),
-    /// A secret that the client shows: the first that is there.
-    ApiKey(ApiKey),
-    /// The address of the client.
-    ClientIp(ClientIp),
-    /// A claim of a signed token.
-    JwtClaim(JwtClaim),
-    /// The path, without the query.
-    Path,
-    /// The method.
-    Method,
-}
-
-/// Where an API key stands: the first that is there counts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ApiKey {
-    /// Headers.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub headers: Vec<String>,
-    /// Parameters of the query.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub query_parameters: Vec<String>,
-    /// Cookies.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub cookies: Vec<String>,
-}
-
-/// How the client's address is found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ClientIp {
-    /// How many proxies before this one are believed: so many entries of `X-Forwarded-For` from the right, less one for the peer
-    /// itself, are passed over. 0 takes the peer's own address and reads no header.
-    pub trusted_hops: u8,
-    /// IPv6 clients share a bucket by this many leading bits.
-    pub ipv6_prefix: u8,
-}
-
-/// A claim of a JSON Web Token (RFC 7519) whose signature holds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct JwtClaim {
-    /// The claim's name; its value must be a string, a number or a boolean.
-    pub claim: String,
-    /// The header that holds the token, with or without `Bearer `.
-    pub header: String,
-    /// The issuer that the token must name; absent is any.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub issuer: Option<String>,
-    /// The token must name one of these audiences; empty is any.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub audiences: Vec<String>,
-    /// A JSON Web Key Set (RFC 7517) or a public key in PEM; its content comes over the control stream.
-    pub keys: Reference,
-}
-
-/// What becomes of a request that lacks a part of the key.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum MissingKey {
-    /// All such requests share one bucket.
-    #[default]
-    SharedBucket,
-    /// The limit does not concern it.
-    Skip,
-    /// It is refused.
-    Reject,
-}
-
 /// What becomes of a request beyond the limit; by default it is refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -240,18 +172,6 @@ pub enum LimitScope {
     Shared,
 }
 
-/// What limits of scope Shared do while the store doesn't answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum StoreFailure {
-    /// Each proxy allows its part: the rate divided by the live replicas.
-    #[default]
-    LocalEstimate,
-    /// Everything passes.
-    Open,
-    /// Nothing passes.
-    Closed,
-}
-
 /// Which headers tell clients of their quota.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum LimitHeaders {
@@ -276,68 +196,6 @@ pub enum ShowKeys {
     Redacted,
 }
 
-/// A Redis server, or several that act as one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RedisStore {
-    /// Who is asked.
-    pub topology: RedisTopology,
-    /// The database's number; 0 with a cluster.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub database: u32,
-    /// Who the proxy says it is (ACL); absent with a username of `default`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub username: Option<Reference>,
-    /// Its password.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub password: Option<Reference>,
-    /// TLS; absent is plain text.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tls: Option<RedisTls>,
-    /// All keys begin with it.
-    pub key_prefix: String,
-    /// How long one decision may take, in milliseconds, before the store counts as failed.
-    pub timeout_ms: u64,
-}
-
-/// Who is asked.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum RedisTopology {
-    /// One server.
-    Single {
-        /// `host:port`.
-        address: String,
-    },
-    /// The primary that Sentinels name.
-    Sentinel {
-        /// The Sentinels, `host:port` each.
-        addresses: Vec<String>,
-        /// The primary's name.
-        primary: String,
-    },
-    /// The nodes of a Redis Cluster.
-    Cluster {
-        /// Some of them, `host:port` each.
-        addresses: Vec<String>,
-    },
-}
-
-/// How the store proves who it is, and the proxy who it is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RedisTls {
-    /// Certificates in PEM of the authorities that are believed; absent is the usual public ones.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub authorities: Option<Reference>,
-    /// The proxy's own certificate in PEM.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub certificate: Option<Reference>,
-    /// The private key of it in PEM.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub private_key: Option<Reference>,
-}
-
 impl RateLimit {
     /// The key of the buckets of one rule of one limit, for traffic to `port`.
     #[must_use]
@@ -355,28 +213,10 @@ impl RateLimit {
     /// Every reference whose value the proxy must be sent.
     pub fn references(&self) -> impl Iterator<Item = &Reference> {
         let limits = self.limits.iter().flat_map(|limit| {
-            let claims = limit.key.iter().filter_map(|part| match part {
-                KeyPart::JwtClaim(claim) => Some(&claim.keys),
-                KeyPart::Header(_) | KeyPart::ApiKey(_) | KeyPart::ClientIp(_) | KeyPart::Path | KeyPart::Method => {
-                    None
-                }
-            });
+            let claims = limit.key.iter().filter_map(KeyPart::reference);
             claims.chain(limit.quotas.as_ref().map(|quotas| &quotas.source))
         });
         limits.chain(self.store.iter().flat_map(RedisStore::references))
-    }
-}
-
-impl RedisStore {
-    fn references(&self) -> impl Iterator<Item = &Reference> {
-        let tls = self.tls.iter().flat_map(|tls| [&tls.authorities, &tls.certificate, &tls.private_key]);
-        [&self.username, &self.password].into_iter().chain(tls).flatten()
-    }
-}
-
-impl StoreFailure {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
     }
 }
 
@@ -387,12 +227,6 @@ impl LimitHeaders {
 }
 
 impl ShowKeys {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-impl MissingKey {
     fn is_default(&self) -> bool {
         *self == Self::default()
     }
@@ -414,9 +248,4 @@ impl LimitScope {
     fn is_default(&self) -> bool {
         *self == Self::default()
     }
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
-fn is_zero(number: &u32) -> bool {
-    *number == 0
 }

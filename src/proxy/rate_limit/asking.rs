@@ -1,29 +1,29 @@
-//! One request: which limits concern it, what they say, and what its client is told.
+//! One request: which limits concern it, what they say, and what becomes of it.
 //!
 //! It must spend from all limits or from none, and must not look at a bucket before it is known that the request has a key for
 //! every limit that asks for one. What is only needed for refusals is found out for refusals alone.
 
 mod concern;
 mod later;
+mod telling;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fusebox_policy::config::{LimitHeaders, Mode, ShowKeys};
 use fusebox_policy::rate_limit::{
-    Ask, Decision, Demand, Exceed, KeyDigest, Outcome, Rate, Refusal, Source, Verdict, Verdicts, decide,
+    Ask, Decision, Demand, Exceed, KeyDigest, Outcome, Refusal, Source, Verdict, Verdicts, decide,
 };
-use http::{HeaderMap, Response};
 use smallvec::SmallVec;
 
 use super::counts::{Decided, Decider};
-use super::fields::{self, Told};
 use super::key::Subject;
 use super::queue::Held;
 use super::shared;
 use super::{LimitRule, Limiter};
-use crate::pipeline::problem::{self, Limited, Place, Why};
-use crate::pipeline::response_body::ResponseBody;
+use crate::pipeline::problem::Why;
+
+use telling::Quota;
 
 /// Limits that concern one request, as a rule.
 const USUAL: usize = 2;
@@ -81,24 +81,6 @@ pub(crate) struct Later {
 struct Elsewhere {
     verdicts: Verdicts,
     decider: Decider,
-}
-
-/// What limits have left for a client.
-#[derive(Debug)]
-struct Quota {
-    limiter: Arc<Limiter>,
-    notes: SmallVec<[Note; 1]>,
-}
-
-/// What one limit has left.
-#[derive(Debug)]
-struct Note {
-    limit: usize,
-    rule: usize,
-    /// The client's own rate.
-    own: Option<Rate>,
-    remaining: u32,
-    reset: Duration,
 }
 
 /// One limit that concerns a request.
@@ -264,14 +246,13 @@ impl Limiter {
 
     fn refuse_without_bucket(self: &Arc<Self>, without: &NoBucket) -> Result<Passed, Box<Refused>> {
         let NoBucket { limit, rule, why } = *without;
-        let told = Quota { limiter: Arc::clone(self), notes: SmallVec::new() };
         self.carry_out(Refused {
             limiter: Arc::clone(self),
             limit,
             rule,
             why,
             retry_after: Duration::ZERO,
-            told,
+            told: Quota::nothing(self),
             key: String::new(),
             begins_block: false,
         })
@@ -329,23 +310,6 @@ impl Limiter {
         }
     }
 
-    fn quota(self: &Arc<Self>, concerns: &Concerns, verdicts: &[Verdict]) -> Quota {
-        let note = |(concern, verdict): (&Concern, &Verdict)| {
-            let (remaining, reset) = match verdict.outcome {
-                Outcome::Allowed | Outcome::Delayed { .. } => (verdict.remaining, verdict.reset_after),
-                Outcome::Refused { refusal: Refusal::OverLimit, retry_after } => {
-                    (verdict.remaining, retry_after.unwrap_or(verdict.reset_after))
-                }
-                Outcome::Refused { refusal: Refusal::BlockBegins | Refusal::Blocked, retry_after } => {
-                    (0, retry_after.unwrap_or(verdict.reset_after))
-                }
-            };
-            let own = concern.is_own_rate.then_some(concern.ask.rate);
-            Note { limit: concern.limit, rule: concern.rule, own, remaining, reset }
-        };
-        Quota { limiter: Arc::clone(self), notes: concerns.iter().zip(verdicts).map(note).collect() }
-    }
-
     fn rule_of(&self, concern: &Concern) -> &LimitRule {
         &self.limits[concern.limit].rules[concern.rule]
     }
@@ -354,64 +318,5 @@ impl Limiter {
 impl From<Result<Passed, Box<Refused>>> for Asked {
     fn from(result: Result<Passed, Box<Refused>>) -> Self {
         result.map_or_else(Self::Refuse, Self::Pass)
-    }
-}
-
-impl Passed {
-    /// Tells the client what it has left.
-    pub(crate) fn tell(&self, headers: &mut HeaderMap) {
-        if let Some(told) = &self.told {
-            told.tell(headers);
-        }
-    }
-}
-
-impl Refused {
-    /// What the client gets; `target` is what the request was for.
-    pub(crate) fn answer(&self, target: &str) -> Response<ResponseBody> {
-        let mut response = problem::limited(&Limited {
-            place: self.place(target),
-            limit: self.limit(),
-            why: self.why,
-            retry_after: self.retry_after,
-        });
-        self.told.tell(response.headers_mut());
-        response
-    }
-
-    /// The limit's policy and rule.
-    pub(crate) fn place<'a>(&'a self, target: &'a str) -> Place<'a> {
-        let rules = &self.limiter.limits[self.limit].rules;
-        let rule = rules.get(self.rule).map_or("", |rule| rule.name.as_str());
-        Place { policy: &self.limiter.policy, target, rule }
-    }
-
-    /// The limit's name.
-    pub(crate) fn limit(&self) -> &str {
-        &self.limiter.limits[self.limit].name
-    }
-
-    /// Why, in one word for logs.
-    pub(crate) fn state(&self) -> &'static str {
-        self.why.state()
-    }
-}
-
-impl Quota {
-    fn tell(&self, headers: &mut HeaderMap) {
-        let Self { limiter, notes } = self;
-        let told = |note: &Note| {
-            let limit = &limiter.limits[note.limit];
-            let rule = &limit.rules[note.rule];
-            Told {
-                name: &limit.name,
-                rate: note.own.unwrap_or(rule.rate),
-                policy: note.own.is_none().then_some(&rule.told),
-                remaining: note.remaining,
-                reset: note.reset,
-            }
-        };
-        let told: SmallVec<[Told<'_>; USUAL]> = notes.iter().map(told).collect();
-        fields::append(headers, &told, limiter.headers);
     }
 }
