@@ -34,13 +34,13 @@ pub struct RateLimit {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<RedisStore>,
     /// What limits of scope Shared do while the store doesn't answer.
-    #[serde(default, skip_serializing_if = "StoreFailure::is_default")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub on_store_failure: StoreFailure,
     /// Which headers tell clients of their quota.
-    #[serde(default, skip_serializing_if = "LimitHeaders::is_default")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub headers: LimitHeaders,
     /// How keys are shown in reports, logs and answers to commands.
-    #[serde(default, skip_serializing_if = "ShowKeys::is_default")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub show_keys: ShowKeys,
     /// At most so many buckets for each limit and rule; further keys share one. A change counts at once.
     pub max_tracked_keys: u32,
@@ -59,7 +59,7 @@ pub struct Limit {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub key: Vec<KeyPart>,
     /// What becomes of a request that lacks a part of the key.
-    #[serde(default, skip_serializing_if = "MissingKey::is_default")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub on_missing_key: MissingKey,
     /// Tried in order; the first that matches has the bucket and the rate. The last one has no name and no match.
     pub rules: Vec<LimitRule>,
@@ -70,10 +70,10 @@ pub struct Limit {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub costs: Vec<Cost>,
     /// What becomes of a request beyond the limit.
-    #[serde(default, skip_serializing_if = "Exceed::is_default")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub on_exceed: Exceed,
     /// Where the buckets are kept.
-    #[serde(default, skip_serializing_if = "LimitScope::is_default")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub scope: LimitScope,
 }
 
@@ -110,7 +110,7 @@ pub struct Quotas {
     /// Where the file stands; its content comes over the control stream.
     pub source: Reference,
     /// What becomes of a key that the file does not name.
-    #[serde(default, skip_serializing_if = "UnknownKey::is_default")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub on_unknown_key: UnknownKey,
 }
 
@@ -220,32 +220,7 @@ impl RateLimit {
     }
 }
 
-impl LimitHeaders {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-impl ShowKeys {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-impl UnknownKey {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-impl Exceed {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-impl LimitScope {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
+/// Whether a field says what it would say if it were absent.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }

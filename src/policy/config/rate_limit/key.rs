@@ -89,9 +89,3 @@ impl KeyPart {
         }
     }
 }
-
-impl MissingKey {
-    pub(super) fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-}

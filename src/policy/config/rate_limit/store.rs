@@ -4,7 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::super::identifiers::Reference;
+use super::is_default;
+use crate::config::Reference;
 
 /// What limits of scope Shared do while the store doesn't answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -25,7 +26,7 @@ pub struct RedisStore {
     /// Who is asked.
     pub topology: RedisTopology,
     /// The database's number; 0 with a cluster.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub database: u32,
     /// Who the proxy says it is (ACL); absent with a username of `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -86,15 +87,4 @@ impl RedisStore {
         let tls = self.tls.iter().flat_map(|tls| [&tls.authorities, &tls.certificate, &tls.private_key]);
         [&self.username, &self.password].into_iter().chain(tls).flatten()
     }
-}
-
-impl StoreFailure {
-    pub(super) fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
-fn is_zero(number: &u32) -> bool {
-    *number == 0
 }
