@@ -258,11 +258,7 @@ impl Caller {
             reader: Reader::new(request.into_body(), MAX_LINE_UP),
             writer: Writer::new(sender),
         };
-        let (counted, shutdown) = (self.count(), self.shutdown.clone());
-        self.tasks.spawn(async move {
-            session.run(shutdown).await;
-            drop(counted);
-        });
+        self.keep(session.run(self.shutdown.clone()));
         Ok(body)
     }
 
@@ -278,17 +274,18 @@ impl Caller {
         }
         let (sender, body) = Channel::new(BACKLOG);
         let session = PeerSession::new(Arc::clone(&self.control), request.into_body(), sender);
-        let (counted, shutdown) = (self.count(), self.shutdown.clone());
-        self.tasks.spawn(async move {
-            session.run(shutdown).await;
-            drop(counted);
-        });
+        self.keep(session.run(self.shutdown.clone()));
         Ok(body)
     }
 
-    fn count(&self) -> Counted {
+    /// Goes on with a session while its request is answered, and counts it for as long.
+    fn keep(&self, session: impl Future<Output = ()> + Send + 'static) {
         self.streams.fetch_add(1, Ordering::AcqRel);
-        Counted(Arc::clone(&self.streams))
+        let counted = Counted(Arc::clone(&self.streams));
+        self.tasks.spawn(async move {
+            session.await;
+            drop(counted);
+        });
     }
 }
 

@@ -9,7 +9,7 @@ use http::StatusCode;
 use http_body_util::BodyExt;
 
 use super::support::{Client, config, eventually, policy, proxy, state};
-use super::support_http2::{Http2Client, Http2Upstream, framed, grpc_request, open_body};
+use super::support_http2::{Http2Client, Http2Upstream, framed, grpc_request, open_body, staged};
 
 /// The policy of [`config`], counting UNAVAILABLE and nothing else but conditions.
 fn grpc_config(upstream: &Http2Upstream) -> ProxyConfig {
@@ -20,9 +20,7 @@ fn grpc_config(upstream: &Http2Upstream) -> ProxyConfig {
 
 #[tokio::test]
 async fn unary_and_server_streaming_answers_keep_their_messages_and_trailers() {
-    let upstream = Http2Upstream::start().await;
-    let (_proxy, address) = proxy(&grpc_config(&upstream)).await;
-    let client = Http2Client::connect(address).await;
+    let (_upstream, _proxy, client) = staged(grpc_config).await;
     let unary = client.call("/collect/0", &[("x-custom", "1")]).await;
     assert_eq!((&unary.body, unary.grpc_status()), (&framed(b"hello"), "0"));
     let streamed = client.call("/stream/0", &[]).await;
@@ -34,9 +32,7 @@ async fn unary_and_server_streaming_answers_keep_their_messages_and_trailers() {
 
 #[tokio::test]
 async fn client_and_bidirectional_streams_flow_message_by_message() {
-    let upstream = Http2Upstream::start().await;
-    let (_proxy, address) = proxy(&grpc_config(&upstream)).await;
-    let client = Http2Client::connect(address).await;
+    let (_upstream, _proxy, client) = staged(grpc_config).await;
 
     let (sender, body) = open_body();
     let collecting = tokio::spawn({
@@ -64,9 +60,7 @@ async fn client_and_bidirectional_streams_flow_message_by_message() {
 
 #[tokio::test]
 async fn a_status_in_the_trailers_trips_the_breaker() {
-    let upstream = Http2Upstream::start().await;
-    let (proxy, address) = proxy(&grpc_config(&upstream)).await;
-    let client = Http2Client::connect(address).await;
+    let (_upstream, proxy, client) = staged(grpc_config).await;
     for code in ["5", "0", "14", "5", "14", "14"] {
         assert_eq!(client.call(&format!("/stream/{code}"), &[]).await.grpc_status(), code);
     }
@@ -77,9 +71,7 @@ async fn a_status_in_the_trailers_trips_the_breaker() {
 
 #[tokio::test]
 async fn a_status_in_the_only_headers_counts_too() {
-    let upstream = Http2Upstream::start().await;
-    let (proxy, address) = proxy(&grpc_config(&upstream)).await;
-    let client = Http2Client::connect(address).await;
+    let (_upstream, proxy, client) = staged(grpc_config).await;
     for _ in 0..3 {
         let answer = client.call("/only/14", &[]).await;
         assert_eq!((answer.status, answer.grpc_status()), (StatusCode::OK, "14"));
@@ -103,9 +95,7 @@ async fn missing_trailers_are_a_reset_and_the_client_sees_what_came() {
 
 #[tokio::test]
 async fn an_http_failure_before_the_grpc_server_is_judged_by_its_status() {
-    let upstream = Http2Upstream::start().await;
-    let (proxy, address) = proxy(&grpc_config(&upstream)).await;
-    let client = Http2Client::connect(address).await;
+    let (_upstream, proxy, client) = staged(grpc_config).await;
     for _ in 0..3 {
         assert_eq!(client.call("/status/503", &[]).await.status, StatusCode::SERVICE_UNAVAILABLE);
     }
@@ -114,9 +104,7 @@ async fn an_http_failure_before_the_grpc_server_is_judged_by_its_status() {
 
 #[tokio::test]
 async fn our_refusals_are_read_as_grpc() {
-    let upstream = Http2Upstream::start().await;
-    let (proxy, address) = proxy(&grpc_config(&upstream)).await;
-    let client = Http2Client::connect(address).await;
+    let (upstream, proxy, client) = staged(grpc_config).await;
     for _ in 0..3 {
         client.call("/only/14", &[]).await;
     }
@@ -203,9 +191,7 @@ async fn in_shadow_the_rules_timeout_is_only_counted() {
 
 #[tokio::test]
 async fn a_stream_given_up_by_its_client_is_neutral_and_reset_upstream() {
-    let upstream = Http2Upstream::start().await;
-    let (proxy, address) = proxy(&grpc_config(&upstream)).await;
-    let client = Http2Client::connect(address).await;
+    let (upstream, proxy, client) = staged(grpc_config).await;
     for round in 1..=4 {
         let (sender, body) = open_body();
         let mut answer = client.open(grpc_request("/stall", &[], body)).await.unwrap().into_body();

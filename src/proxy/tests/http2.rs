@@ -7,7 +7,7 @@ use fusebox_policy::report::BreakerState;
 use http::StatusCode;
 
 use super::support::{Client, DEADLINE, Upstream, config, eventually, proxy, state};
-use super::support_http2::{Http2Client, Http2Upstream, grpc_request, open_body};
+use super::support_http2::{Http2Client, Http2Upstream, grpc_request, open_body, staged};
 
 #[tokio::test]
 async fn http2_and_http1_are_told_apart_on_one_port() {
@@ -54,9 +54,7 @@ async fn streams_share_a_connection_until_it_is_full() {
 
 #[tokio::test]
 async fn an_upstream_that_sends_its_clients_away_loses_no_request() {
-    let upstream = Http2Upstream::start().await;
-    let (proxy, address) = proxy(&config(upstream.address)).await;
-    let client = Http2Client::connect(address).await;
+    let (upstream, proxy, client) = staged(|upstream| config(upstream.address)).await;
     let (sender, body) = open_body();
     let open = client.open(grpc_request("/echo/0", &[], body)).await.unwrap();
     upstream.send_away();
@@ -73,9 +71,7 @@ async fn an_upstream_that_sends_its_clients_away_loses_no_request() {
 
 #[tokio::test]
 async fn failing_streams_trip_the_breaker_and_refusals_say_so() {
-    let upstream = Http2Upstream::start().await;
-    let (proxy, address) = proxy(&config(upstream.address)).await;
-    let client = Http2Client::connect(address).await;
+    let (upstream, proxy, client) = staged(|upstream| config(upstream.address)).await;
     for _ in 0..3 {
         assert_eq!(client.get("/status/503").await.status, StatusCode::SERVICE_UNAVAILABLE);
     }
@@ -87,9 +83,7 @@ async fn failing_streams_trip_the_breaker_and_refusals_say_so() {
 
 #[tokio::test]
 async fn a_client_that_resets_its_stream_is_neutral_and_the_upstream_learns_of_it() {
-    let upstream = Http2Upstream::start().await;
-    let (proxy, address) = proxy(&config(upstream.address)).await;
-    let client = Http2Client::connect(address).await;
+    let (upstream, proxy, client) = staged(|upstream| config(upstream.address)).await;
     for round in 1..=5 {
         let request = tokio::spawn({
             let client = client.clone();
@@ -106,9 +100,7 @@ async fn a_client_that_resets_its_stream_is_neutral_and_the_upstream_learns_of_i
 
 #[tokio::test]
 async fn draining_tells_clients_to_leave_and_finishes_their_streams() {
-    let upstream = Http2Upstream::start().await;
-    let (proxy, address) = proxy(&config(upstream.address)).await;
-    let client = Http2Client::connect(address).await;
+    let (_upstream, proxy, client) = staged(|upstream| config(upstream.address)).await;
     let (sender, body) = open_body();
     let open = client.open(grpc_request("/echo/0", &[], body)).await.unwrap();
     let draining = tokio::spawn(proxy.drain());

@@ -8,6 +8,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use fusebox_policy::config::ProxyConfig;
 use futures::StreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -20,6 +21,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use super::counts::Counts;
+use super::support::proxy;
+use crate::Proxy;
 
 pub(crate) type TestBody = UnsyncBoxBody<Bytes, hyper::Error>;
 
@@ -37,6 +40,15 @@ impl Drop for Unanswered {
     fn drop(&mut self) {
         self.0.abort();
     }
+}
+
+/// An upstream, a proxy in front of it with these settings, and a client of the proxy.
+pub(crate) async fn staged(
+    settings: impl FnOnce(&Http2Upstream) -> ProxyConfig,
+) -> (Http2Upstream, Proxy, Http2Client) {
+    let upstream = Http2Upstream::start().await;
+    let (proxy, address) = proxy(&settings(&upstream)).await;
+    (upstream, proxy, Http2Client::connect(address).await)
 }
 
 impl Http2Upstream {
