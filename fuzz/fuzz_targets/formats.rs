@@ -1,13 +1,16 @@
-//! Bytes as a state file, as a breaker's snapshot, and as names in a problem document.
+//! Bytes as a state file, as a breaker's snapshot, as a file of quotas, and as names in a problem document.
 //!
-//! A snapshot that is taken must make a breaker that works, and whose own snapshot is taken again.
+//! A snapshot that is taken must make a breaker that works, and whose own snapshot is taken again. A file of quotas that is taken
+//! must say the same when it is written anew.
 
 #![no_main]
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use fusebox_policy::circuit_breaker::{Decision, Origin, Outcome, Settings, SharedBreaker, Snapshot};
 use fusebox_policy::config::BreakerParameters;
+use fusebox_policy::rate_limit::{KeyDigest, QuotaFile, QuotaFileError, Rate};
 use libfuzzer_sys::fuzz_target;
 use serde::Deserialize;
 
@@ -23,7 +26,12 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(saved) = serde_json::from_slice::<Saved>(bytes) {
         restore(&saved);
     }
-    names(&String::from_utf8_lossy(bytes));
+    let text = String::from_utf8_lossy(bytes);
+    match QuotaFile::parse(&text) {
+        Ok(file) => quotas(&text, &file),
+        Err(error) => refused(&error),
+    }
+    names(&text);
 });
 
 fn restore(saved: &Saved) {
@@ -44,6 +52,26 @@ fn restore(saved: &Saved) {
     let text = serde_json::to_vec(&again).expect("a snapshot is plain data");
     let again: Snapshot = serde_json::from_slice(&text).expect("what was written is read");
     SharedBreaker::restore(settings, &again, origin(Duration::ZERO)).expect("a breaker's own snapshot is taken");
+}
+
+/// The most bytes that an error takes: it names an entry by its number, and repeats nothing of the file.
+const MAX_ERROR_BYTES: usize = 400;
+
+fn quotas(text: &str, file: &QuotaFile) {
+    let digits = text.split(|character: char| !character.is_ascii_hexdigit());
+    let digests = digits.filter_map(|digits| KeyDigest::parse(digits).ok());
+    let rates: BTreeMap<KeyDigest, Rate> = digests.filter_map(|digest| Some((digest, *file.lookup(&digest)?))).collect();
+    assert!(rates.len() <= file.len());
+    let again = QuotaFile::parse(&QuotaFile::render(&rates)).expect("what was written is read");
+    assert_eq!(again.len(), rates.len());
+    for (digest, rate) in &rates {
+        assert!(again.lookup(digest) == Some(rate) && again.lookup_id(digest.id()) == Some(rate));
+    }
+}
+
+fn refused(error: &QuotaFileError) {
+    let words = error.to_string();
+    assert!(!error.reason().is_empty() && words.is_ascii() && words.len() <= MAX_ERROR_BYTES, "{words}");
 }
 
 fn names(text: &str) {
