@@ -3,11 +3,11 @@
 //! Owns the Service, its EndpointSlices and the APIService. It must not give anybody more than a role of ours: what an
 //! administrator may do shows nothing.
 
-use std::net::{IpAddr, UdpSocket};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
-use fusebox_testkit::eventually;
+use fusebox_testkit::{eventually, machine_address};
 use serde_json::{Value, json};
 
 use crate::fleet::{Fleet, PATIENCE, SYSTEM_NAMESPACE};
@@ -45,7 +45,7 @@ impl Fleet {
             "metadata": { "name": API_SERVICE },
             "spec": { "group": "ops.fusebox.dev", "version": "v1alpha1", "groupPriorityMinimum": 1000, "versionPriority": 10,
                       "service": { "name": "fusebox-operator", "namespace": SYSTEM_NAMESPACE, "port": 9445 } } });
-        let address = own_address()?;
+        let address = machine_address()?;
         let slices = self.operators.iter().map(|it| slice(it.identity(), (address, it.operations_port())));
         let items: Vec<Value> = [service, api_service].into_iter().chain(slices).collect();
         self.cluster.apply(&json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string()).await?;
@@ -112,12 +112,4 @@ fn slice(identity: &str, (address, port): (IpAddr, u16)) -> Value {
                       "labels": { "kubernetes.io/service-name": "fusebox-operator" } },
         "addressType": "IPv4", "ports": [{ "name": "ops", "port": port, "protocol": "TCP" }],
         "endpoints": [{ "addresses": [address.to_string()], "conditions": { "ready": true } }] })
-}
-
-/// An address of this machine that other machines could reach.
-fn own_address() -> Result<IpAddr> {
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
-    // Nothing is sent: connecting only asks for the route.
-    socket.connect("203.0.113.1:9").context("this machine has no address but loopback")?;
-    Ok(socket.local_addr()?.ip())
 }

@@ -61,6 +61,19 @@ pub struct Passed {
     pub time: Duration,
     /// The longest time to an answer.
     pub slowest: Duration,
+    /// Every answer, in no order.
+    pub log: Vec<Answered>,
+}
+
+/// One answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Answered {
+    /// When its request was sent.
+    pub sent: Instant,
+    /// When it was there.
+    pub at: Instant,
+    /// Its status.
+    pub status: u16,
 }
 
 impl Replicas {
@@ -94,19 +107,8 @@ impl Replicas {
     /// # Errors
     /// When a request of the load panics.
     pub async fn send(&self, traffic: Traffic) -> Result<Passed> {
-        let lanes = self.replicas.len() * CONNECTIONS;
-        let addresses = self.replicas.iter().flat_map(|replica| [replica.listener.address(); CONNECTIONS]);
-        let begun = Instant::now();
-        let mut sending = tokio::task::JoinSet::new();
-        for (lane, address) in addresses.enumerate() {
-            sending.spawn(lane_of(address, (lane, lanes), traffic));
-        }
-        let mut all = Passed::default();
-        while let Some(passed) = sending.join_next().await {
-            all.add(passed?);
-        }
-        all.time = begun.elapsed();
-        Ok(all)
+        let addresses: Vec<SocketAddr> = self.replicas.iter().map(|replica| replica.listener.address()).collect();
+        send(&addresses, traffic).await
     }
 
     /// What `/state` of each replica says.
@@ -147,6 +149,11 @@ impl Passed {
         self.answers.get(&(client, 200)).copied().unwrap_or_default()
     }
 
+    /// Answers to requests that were sent after `from`, and were there before `to`.
+    pub fn between(&self, from: Instant, to: Instant) -> impl Iterator<Item = &Answered> {
+        self.log.iter().filter(move |answer| answer.sent >= from && answer.at <= to)
+    }
+
     /// Answers of other statuses than these.
     #[must_use]
     pub fn other_than(&self, statuses: &[u16]) -> u64 {
@@ -159,8 +166,29 @@ impl Passed {
             *self.answers.entry(key).or_default() += count;
         }
         self.unanswered += other.unanswered;
+        self.log.extend(other.log);
         self.slowest = self.slowest.max(other.slowest);
     }
+}
+
+/// Sends traffic to all of these proxies by turns, at an even pace, and waits for the answers.
+///
+/// # Errors
+/// When a request of the load panics.
+pub async fn send(proxies: &[SocketAddr], traffic: Traffic) -> Result<Passed> {
+    let lanes = proxies.len() * CONNECTIONS;
+    let addresses = proxies.iter().flat_map(|address| [*address; CONNECTIONS]);
+    let begun = Instant::now();
+    let mut sending = tokio::task::JoinSet::new();
+    for (lane, address) in addresses.enumerate() {
+        sending.spawn(lane_of(address, (lane, lanes), traffic));
+    }
+    let mut all = Passed::default();
+    while let Some(passed) = sending.join_next().await {
+        all.add(passed?);
+    }
+    all.time = begun.elapsed();
+    Ok(all)
 }
 
 async fn replica(
@@ -194,10 +222,12 @@ async fn lane_of(address: SocketAddr, (lane, lanes): (usize, usize), traffic: Tr
             break;
         }
         tokio::time::sleep(due.saturating_sub(begun.elapsed())).await;
-        let who = number % traffic.clients.max(1);
+        let (who, sent) = (number % traffic.clients.max(1), Instant::now());
         match client.get_with("/", &[(CLIENT_HEADER, &format!("client-{who}"))]).await {
             Ok(answer) => {
-                *passed.answers.entry((who, answer.status.as_u16())).or_default() += 1;
+                let status = answer.status.as_u16();
+                *passed.answers.entry((who, status)).or_default() += 1;
+                passed.log.push(Answered { sent, at: Instant::now(), status });
                 passed.slowest = passed.slowest.max(answer.elapsed);
             }
             Err(_) => passed.unanswered += 1,

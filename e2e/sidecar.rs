@@ -43,6 +43,7 @@ pub struct Sidecar {
     arguments: Vec<String>,
     folder: PathBuf,
     outbound: Port,
+    inbound: Port,
     admin: Port,
     outbound_client: Client,
     inbound_client: Client,
@@ -85,6 +86,7 @@ impl Sidecar {
             arguments,
             folder,
             outbound,
+            inbound,
             admin,
             outbound_client,
             inbound_client,
@@ -137,6 +139,12 @@ impl Sidecar {
     #[must_use]
     pub fn outbound(&self) -> SocketAddr {
         self.outbound.address()
+    }
+
+    /// The inbound listener.
+    #[must_use]
+    pub fn inbound(&self) -> SocketAddr {
+        self.inbound.address()
     }
 
     /// A GET through the outbound listener, over a kept connection.

@@ -28,6 +28,10 @@ mod operations;
 mod operator_gone;
 #[path = "tests/rate_limit_shared.rs"]
 mod rate_limit_shared;
+#[path = "tests/rate_limit_shared_faults.rs"]
+mod rate_limit_shared_faults;
+#[path = "tests/rate_limit_shared_told.rs"]
+mod rate_limit_shared_told;
 #[path = "tests/skew.rs"]
 mod skew;
 #[path = "tests/spine.rs"]

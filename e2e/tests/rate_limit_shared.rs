@@ -12,19 +12,19 @@ use fusebox_policy::config::{
     ProxyConfig, Rate, RateLimit, RedisStore, RedisTopology, ShowKeys, Side, StoreFailure, TargetId, WorkloadId,
 };
 use fusebox_testkit::redis::PRIMARY;
-use fusebox_testkit::{Redis, RedisCluster, RedisSentinels, WallClock};
+use fusebox_testkit::{FlakyUpstream, Redis, RedisCluster, RedisSentinels, WallClock};
 
-const REPLICAS: usize = 8;
+pub(crate) const REPLICAS: usize = 8;
 
 /// The limit of each client.
-const RATE: Rate = Rate { requests: 100, per_ms: 1_000, burst: 40 };
+pub(crate) const RATE: Rate = Rate { requests: 100, per_ms: 1_000, burst: 40 };
 
-const TRAFFIC: Traffic = Traffic { rate: 800, time: Duration::from_secs(3), clients: 1 };
+pub(crate) const TRAFFIC: Traffic = Traffic { rate: 800, time: Duration::from_secs(3), clients: 1 };
 
 /// A decision may take so long where exactness is counted: a machine that runs other tests is slow, and a late answer is no answer.
-const PATIENT_MS: u64 = 2_000;
+pub(crate) const PATIENT_MS: u64 = 2_000;
 
-fn limited(topology: RedisTopology, (on_store_failure, timeout_ms): (StoreFailure, u64)) -> Result<String> {
+pub(crate) fn limited(topology: RedisTopology, (on_store_failure, timeout_ms): (StoreFailure, u64)) -> Result<String> {
     let (namespace, name) = ("shop".to_owned(), "payments".to_owned());
     let limit = Limit {
         name: "per-client".to_owned(),
@@ -74,17 +74,17 @@ fn limited(topology: RedisTopology, (on_store_failure, timeout_ms): (StoreFailur
 }
 
 /// Requests that one bucket may let pass in this time.
-fn most(time: Duration) -> u64 {
+pub(crate) fn most(time: Duration) -> u64 {
     u64::from(RATE.burst) + time.as_micros() as u64 * u64::from(RATE.requests) / (RATE.per_ms * 1_000)
 }
 
 /// No client passed more than its bucket allows, what passed is what the application saw, and the rate was used.
-fn assert_exact(replicas: &Replicas, passed: &Passed, clients: u32) -> Result<()> {
+pub(crate) fn assert_exact(application: &FlakyUpstream, passed: &Passed, clients: u32) -> Result<()> {
     let bound = most(passed.time);
     let each: Vec<u64> = (0..clients).map(|client| passed.allowed_of(client)).collect();
     println!("{each:?} passed of at most {bound} each in {:?}; {:?}", passed.time, passed.answers);
     ensure!(passed.other_than(&[200, 429]) == 0, "other answers: {passed:?}");
-    ensure!(replicas.application.requests() == passed.allowed(), "the application saw others");
+    ensure!(application.requests() == passed.allowed(), "the application saw others");
     for count in each {
         ensure!(count <= bound, "{} too many", count - bound);
         ensure!(count * 10 >= bound * 8, "only {count} of {bound}: the load was too slow to show anything");
@@ -97,7 +97,7 @@ async fn eight_proxies_let_one_bucket_of_a_redis_pass_exactly() -> Result<()> {
     let redis = Redis::start().await?;
     let single = RedisTopology::Single { address: redis.address().to_string() };
     let replicas = Replicas::start(REPLICAS, &limited(single, (StoreFailure::Closed, PATIENT_MS))?).await?;
-    assert_exact(&replicas, &replicas.send(TRAFFIC).await?, 1)
+    assert_exact(&replicas.application, &replicas.send(TRAFFIC).await?, 1)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -116,7 +116,7 @@ async fn proxies_whose_clocks_are_stepped_by_five_minutes_let_no_more_pass() -> 
     };
     let (passed, stepped) = tokio::join!(replicas.send(TRAFFIC), stepping);
     stepped?;
-    assert_exact(&replicas, &passed?, 1)
+    assert_exact(&replicas.application, &passed?, 1)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -126,7 +126,7 @@ async fn buckets_on_three_nodes_of_a_cluster_pass_exactly() -> Result<()> {
     let config = limited(RedisTopology::Cluster { addresses }, (StoreFailure::Closed, PATIENT_MS))?;
     let replicas = Replicas::start(REPLICAS, &config).await?;
     let traffic = Traffic { clients: 4, rate: 1_600, ..TRAFFIC };
-    assert_exact(&replicas, &replicas.send(traffic).await?, traffic.clients)?;
+    assert_exact(&replicas.application, &replicas.send(traffic).await?, traffic.clients)?;
     let mut keys = 0;
     for node in &cluster.nodes {
         keys += node.command(&["dbsize"]).await?.parse::<u32>()?;

@@ -9,6 +9,7 @@ mod identifiers;
 mod probe;
 mod rate_limit;
 mod routes;
+mod server_address;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -27,6 +28,7 @@ pub use self::rate_limit::{
     Quotas, Rate, RateLimit, RedisStore, RedisTls, RedisTopology, ShowKeys, StoreFailure, UnknownKey,
 };
 pub use self::routes::{HeaderMatch, InboundRoute, OutboundRoute, PathMatch, Protocol, RequestMatch};
+pub use self::server_address::leads_back;
 
 /// The version of this format that this build writes. A proxy refuses a higher one.
 pub const FORMAT: u32 = 1;

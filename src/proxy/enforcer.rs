@@ -79,7 +79,7 @@ impl Enforcer {
         let snapshot = Snapshot::empty(around)?;
         let directory = Directory::new(&topology.upstreams, topology.endpoints_max_age);
         let changed = watch::Sender::new(0);
-        let references = References::new(Stores::new(changed.clone()));
+        let references = References::new(Stores::new(changed.clone(), topology.stores));
         Ok(Self {
             topology,
             pools,

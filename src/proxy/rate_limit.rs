@@ -36,6 +36,7 @@ use self::references::QuotaSlot;
 use self::shared::Common;
 pub(crate) use self::shared::Stores;
 use self::store::BucketFamily;
+pub(crate) use self::store::StoreAddresses;
 
 /// All limits of one policy on one route.
 #[derive(Debug)]

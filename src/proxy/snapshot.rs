@@ -31,7 +31,7 @@ use crate::listener::limits::Limits;
 use crate::options::{ServicePort, UpstreamSpec};
 use crate::pipeline::hop::Direction;
 use crate::rate_limit::references::References;
-use crate::rate_limit::{self, Limiter};
+use crate::rate_limit::{self, Limiter, StoreAddresses};
 use crate::series::{Series, SeriesLabels};
 use crate::upstream::{Pool, Pools};
 
@@ -46,6 +46,8 @@ pub(crate) struct Topology {
     pub(crate) endpoints_max_age: Duration,
     /// For how long clients may hold what they were given.
     pub(crate) limits: Limits,
+    /// Where stores of limits may be.
+    pub(crate) stores: StoreAddresses,
 }
 
 /// Where a listener's traffic goes.

@@ -42,7 +42,7 @@ pub use eventually::{consistently, eventually};
 pub use faketime::WallClock;
 pub use lifeline::scratch;
 pub use pods::{PodBuilder, TestPod};
-pub use ports::Port;
+pub use ports::{Port, machine_address};
 pub use process::{Process, ProcessBuilder};
 pub use prometheus::promtool;
 pub use redis::{Redis, RedisCluster, RedisSentinels};

@@ -1,11 +1,11 @@
-//! TCP ports on loopback that nobody else is given while they are held.
+//! TCP ports on loopback that nobody else is given while they are held, and the machine's own address.
 //!
 //! Owns the reservation, which is a locked file for each port. It must not listen on the port: its holder does.
 //! Binding port 0 and closing it again would let a parallel test take the port before a server that starts slowly does.
 
 use std::fs::{self, File};
 use std::hash::{BuildHasher as _, RandomState};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
@@ -53,6 +53,17 @@ impl Port {
     pub fn address(&self) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.number))
     }
+}
+
+/// An address of this machine that other machines could reach, for what policies may not name on loopback.
+///
+/// # Errors
+/// When the machine has none.
+pub fn machine_address() -> Result<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    // Nothing is sent: connecting only asks for the route.
+    socket.connect("203.0.113.1:9").context("this machine has no address but loopback")?;
+    Ok(socket.local_addr()?.ip())
 }
 
 /// A number no other test uses, for names.

@@ -7,8 +7,9 @@ mod cluster;
 mod program;
 mod sentinels;
 
+use std::ffi::OsString;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -19,7 +20,8 @@ pub use self::cluster::RedisCluster;
 pub use self::program::server_program;
 pub use self::sentinels::{PRIMARY, RedisSentinels};
 use crate::certificates::{Authority, Signed};
-use crate::ports::{Port, random};
+use crate::faketime::WallClock;
+use crate::ports::{Port, machine_address, random};
 use crate::process::{Process, ProcessBuilder};
 
 /// How long a server, a replica or a cluster may take to be of use.
@@ -35,6 +37,8 @@ pub struct RedisBuilder {
     settings: Vec<String>,
     tls: Option<Tls>,
     port: Option<Port>,
+    environment: Environment,
+    outside: Option<IpAddr>,
 }
 
 /// A running Redis on a port of loopback. Dropping it kills it and removes its data.
@@ -45,6 +49,8 @@ pub struct Redis {
     folder: PathBuf,
     tls: Option<Tls>,
     role: Role,
+    environment: Environment,
+    outside: Option<IpAddr>,
 }
 
 /// What a server proves itself with, and what it asks of clients.
@@ -52,7 +58,20 @@ pub struct Redis {
 struct Tls {
     authority: String,
     server: Signed,
+    clients: Clients,
 }
+
+/// Whether clients must prove themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Clients {
+    /// They may.
+    Anybody,
+    /// They must.
+    Certified,
+}
+
+/// Variables of a server's environment.
+type Environment = Vec<(&'static str, OsString)>;
 
 /// A Sentinel is the same program with another flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,14 +88,53 @@ impl RedisBuilder {
         self
     }
 
-    /// TLS alone on its port, with a certificate for 127.0.0.1; clients may show one of the same authority.
+    /// TLS alone on its port, with a certificate for 127.0.0.1 and the machine's own address; clients may show one of the same
+    /// authority.
     ///
     /// # Errors
     /// When the certificate can't be signed.
-    pub fn tls(mut self, authority: &Authority) -> Result<Self> {
-        let server = authority.server(&["127.0.0.1", "localhost"])?;
-        self.tls = Some(Tls { authority: authority.certificate(), server });
+    pub fn tls(self, authority: &Authority) -> Result<Self> {
+        self.guarded(authority, Clients::Anybody)
+    }
+
+    /// The same, and clients must show one of the same authority.
+    ///
+    /// # Errors
+    /// When the certificate can't be signed.
+    pub fn mutual_tls(self, authority: &Authority) -> Result<Self> {
+        self.guarded(authority, Clients::Certified)
+    }
+
+    fn guarded(mut self, authority: &Authority, clients: Clients) -> Result<Self> {
+        let mut names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
+        names.extend(machine_address().ok().map(|address| address.to_string()));
+        // redis-cli shows it too.
+        let server = authority.server_and_client(&names.iter().map(String::as_str).collect::<Vec<_>>())?;
+        self.tls = Some(Tls { authority: authority.certificate(), server, clients });
         Ok(self)
+    }
+
+    /// Listens on the machine's own address too: [`Redis::outside`]. There a server without a password refuses everybody.
+    ///
+    /// # Errors
+    /// When the machine has no address but loopback.
+    pub fn reachable(mut self) -> Result<Self> {
+        let address = machine_address()?;
+        self.outside = Some(address);
+        Ok(self.setting(format!("bind 127.0.0.1 {address}")))
+    }
+
+    /// Runs by a clock that the test sets.
+    #[must_use]
+    pub fn clock(mut self, clock: &WallClock) -> Self {
+        self.environment = clock.environment();
+        // Redis' own allocator asks for the time while the clock's library begins, which itself allocates: libc's does not.
+        for (name, value) in &mut self.environment {
+            if *name == "LD_PRELOAD" {
+                value.push(":libc.so.6");
+            }
+        }
+        self
     }
 
     /// Starts it, and waits until it accepts connections.
@@ -89,7 +147,8 @@ impl RedisBuilder {
             None => Port::reserve()?,
         };
         let settings = common_settings(&port).into_iter().chain(self.settings).collect();
-        Redis::in_new_folder(Role::Server, port, Configured { settings, tls: self.tls }).await
+        let Self { tls, environment, outside, .. } = self;
+        Redis::in_new_folder(Role::Server, port, Configured { settings, tls, environment, outside }).await
     }
 
     fn at(port: Port) -> Self {
@@ -98,9 +157,12 @@ impl RedisBuilder {
 }
 
 /// Settings with the certificates they may need.
+#[derive(Default)]
 struct Configured {
     settings: Vec<String>,
     tls: Option<Tls>,
+    environment: Environment,
+    outside: Option<IpAddr>,
 }
 
 impl Redis {
@@ -124,6 +186,15 @@ impl Redis {
         self.port.address()
     }
 
+    /// Where it listens on the machine's own address.
+    ///
+    /// # Errors
+    /// When it was not started so.
+    pub fn outside(&self) -> Result<SocketAddr> {
+        let address = self.outside.context("this Redis listens on loopback alone")?;
+        Ok(SocketAddr::new(address, self.port.number()))
+    }
+
     /// Runs a command, as in `["get", "key"]`, with redis-cli, and returns what it answered.
     ///
     /// # Errors
@@ -144,7 +215,7 @@ impl Redis {
     /// # Errors
     /// When it doesn't start in time.
     pub async fn restart(&mut self) -> Result<()> {
-        let mut process = program::start(&self.folder, self.role)?;
+        let mut process = program::start(&self.folder, self.role, &self.environment)?;
         process.wait_for_line(if self.role == Role::Server { READY } else { "Sentinel ID is" }, START_DEADLINE).await?;
         self.process = Some(process);
         Ok(())
@@ -170,14 +241,14 @@ impl Redis {
         let folder =
             crate::lifeline::scratch()?.join(format!("redis-{}-{:08x}", port.number(), random() & 0xffff_ffff));
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        let Configured { mut settings, tls } = configured;
+        let Configured { mut settings, tls, environment, outside } = configured;
         settings.push(format!("dir {}", folder.display()));
         if let Some(tls) = &tls {
             settings.extend(write_tls(&folder, tls, &port)?);
         }
         fs::write(folder.join(program::CONFIGURATION), settings.join("\n") + "\n")
             .context("cannot write redis.conf")?;
-        let mut redis = Self { process: None, port, folder, tls, role };
+        let mut redis = Self { process: None, port, folder, tls, role, environment, outside };
         redis.restart().await?;
         Ok(redis)
     }
@@ -186,7 +257,10 @@ impl Redis {
         let mut command = program::cli()?;
         command.args(["-h", "127.0.0.1", "-p", &self.port.number().to_string(), "--no-auth-warning", "-e"]);
         if self.tls.is_some() {
-            command.arg("--tls").arg("--cacert").arg(self.folder.join("authority.crt"));
+            command.arg("--tls");
+            for (flag, file) in [("--cacert", "authority.crt"), ("--cert", "server.crt"), ("--key", "server.key")] {
+                command.arg(flag).arg(self.folder.join(file));
+            }
         }
         Ok(command)
     }
@@ -212,8 +286,9 @@ fn write_tls(folder: &Path, tls: &Tls, port: &Port) -> Result<Vec<String>> {
         ("server.crt", "tls-cert-file", &tls.server.certificate),
         ("server.key", "tls-key-file", &tls.server.key),
     ];
+    let clients = if tls.clients == Clients::Certified { "yes" } else { "optional" };
     let mut settings =
-        vec!["port 0".to_owned(), format!("tls-port {}", port.number()), "tls-auth-clients optional".to_owned()];
+        vec!["port 0".to_owned(), format!("tls-port {}", port.number()), format!("tls-auth-clients {clients}")];
     for (name, setting, content) in files {
         let path = folder.join(name);
         fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;

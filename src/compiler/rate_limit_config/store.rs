@@ -4,7 +4,7 @@
 //! not thereby reach what only the pod may.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use fusebox_api::rate_limit::{self as api, RedisAddress};
 use fusebox_policy::config::{self, RedisStore, RedisTopology, Reference};
@@ -13,9 +13,6 @@ use super::invalid;
 use super::values::{CERTIFICATE, PASSWORD, PRIVATE_KEY, USERNAME, either, secret, value_from};
 use crate::plan::Refusal;
 use crate::snapshot::{RateLimit, ReferenceState};
-
-/// Where Amazon's machines have their metadata by IPv6; by IPv4 it is link-local everywhere.
-const METADATA_IPV6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
 
 /// The store in the words of a configuration.
 pub(super) fn store_of(
@@ -89,25 +86,10 @@ fn checked_address(field: &str, RedisAddress(address): &RedisAddress) -> Result<
         None => return Err(unreadable()),
     };
     match address_of_host {
-        Some(ip) if is_forbidden(ip) => {
+        Some(ip) if config::leads_back(ip) => {
             Err(invalid(field, "must not lead back into the pod or to the node's metadata: name the Redis server"))
         }
         _ => Ok(address.clone()),
-    }
-}
-
-fn is_forbidden(ip: IpAddr) -> bool {
-    let forbidden = |ip: Ipv4Addr| ip.is_loopback() || ip.is_link_local() || ip.octets()[0] == 0 || ip.is_multicast();
-    match ip {
-        IpAddr::V4(ip) => forbidden(ip),
-        IpAddr::V6(ip) => {
-            ip.is_loopback()
-                || ip.is_unspecified()
-                || ip.is_unicast_link_local()
-                || ip.is_multicast()
-                || ip == METADATA_IPV6
-                || ip.to_ipv4().is_some_and(forbidden)
-        }
     }
 }
 

@@ -24,6 +24,9 @@ pub struct LimitView {
     pub queued: u64,
     /// Requests since the proxy started that spent from the bucket which keys without a place share.
     pub overflowed: u64,
+    /// How many replicas share the limit while the store does not answer, as the operator says; absent with scope Replica.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<u32>,
 }
 
 impl Installed {
@@ -82,6 +85,7 @@ impl Installed {
             report: self.report(clock, now),
             queued: tracked.queue.len() as u64,
             overflowed: tracked.counts.overflow(),
+            replicas: self.shared.as_ref().map(|(common, _)| common.replicas()),
         }
     }
 

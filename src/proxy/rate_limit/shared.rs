@@ -18,7 +18,9 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::store::{BucketFamily, SharedDemand, SharedStore, StoreLost, StoreSettings, StoreState, Unresolved};
+use super::store::{
+    BucketFamily, SharedDemand, SharedStore, StoreAddresses, StoreLost, StoreSettings, StoreState, Unresolved,
+};
 
 /// Stores that are connected to at once.
 pub(crate) const MAX_STORES: usize = 64;
@@ -52,12 +54,13 @@ pub(crate) struct Stores {
     told: BTreeMap<PolicyId, u32>,
     replicas: BTreeMap<PolicyId, Arc<AtomicU32>>,
     changed: Option<watch::Sender<u64>>,
+    addresses: StoreAddresses,
 }
 
 impl Stores {
-    /// No stores yet; `changed` is told when one is lost or back.
-    pub(crate) fn new(changed: watch::Sender<u64>) -> Self {
-        Self { changed: Some(changed), ..Self::default() }
+    /// No stores yet; they may be at these addresses, and `changed` is told when one is lost or back.
+    pub(crate) fn new(changed: watch::Sender<u64>, addresses: StoreAddresses) -> Self {
+        Self { changed: Some(changed), addresses, ..Self::default() }
     }
 
     /// Where the shared limits of `policy` are kept.
@@ -87,7 +90,7 @@ impl Stores {
     ) -> Vec<BrokenReference> {
         self.stores.retain(|store| Arc::strong_count(store) > 1);
         self.replicas.retain(|_, replicas| Arc::strong_count(replicas) > 1);
-        self.stores.iter().filter_map(|store| store.configure(&value, now)).collect()
+        self.stores.iter().filter_map(|store| store.configure(&value, (self.addresses, now))).collect()
     }
 
     fn store(&mut self, wanted: &RedisStore, now: Instant) -> Option<Arc<Store>> {
@@ -105,19 +108,22 @@ impl Stores {
             }
         });
         let unresolved = Mutex::new(Some((now, "its credentials are not known yet".to_owned())));
-        let store = Store { wanted: wanted.clone(), shared, unresolved, _told: AbortOnDropHandle::new(told) };
-        let store = Arc::new(store);
+        let store = Arc::new(Store { wanted: wanted.clone(), shared, unresolved, _told: AbortOnDropHandle::new(told) });
         self.stores.push(Arc::clone(&store));
         Some(store)
     }
 }
 
 impl Store {
-    fn configure(&self, value: impl Fn(&Reference) -> Option<String>, now: Instant) -> Option<BrokenReference> {
+    fn configure(
+        &self,
+        value: impl Fn(&Reference) -> Option<String>,
+        (addresses, now): (StoreAddresses, Instant),
+    ) -> Option<BrokenReference> {
         let mut unresolved = self.unresolved.lock();
         let error = match StoreSettings::resolve(&self.wanted, value) {
             Ok(settings) => {
-                self.shared.configure(settings);
+                self.shared.configure(settings.at(addresses));
                 *unresolved = None;
                 return None;
             }
@@ -148,9 +154,14 @@ impl Common {
         }
     }
 
+    /// How many replicas share the limits, as far as it was said.
+    pub(super) fn replicas(&self) -> u32 {
+        self.replicas.load(Relaxed)
+    }
+
     /// What is left of `rate` for this proxy while the store does not answer.
     pub(super) fn part_of(&self, rate: Rate, greatest_cost: u32) -> Rate {
-        let replicas = NonZeroU32::new(self.replicas.load(Relaxed)).unwrap_or(NonZeroU32::MIN);
+        let replicas = NonZeroU32::new(self.replicas()).unwrap_or(NonZeroU32::MIN);
         rate.shared_by(replicas, greatest_cost)
     }
 

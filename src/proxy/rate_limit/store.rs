@@ -26,7 +26,7 @@ pub(crate) use self::bucket::{BucketFamily, BucketName, SharedDemand, Tag};
 pub(crate) use self::error::StoreLost;
 use self::link::Link;
 use self::script::Decision;
-pub(crate) use self::settings::{StoreSettings, Unresolved};
+pub(crate) use self::settings::{StoreAddresses, StoreSettings, Unresolved};
 
 /// At most so many decisions are under way at once; more wait, within their time.
 const MAX_UNDER_WAY: usize = 1024;

@@ -12,6 +12,7 @@ use super::StartError;
 use crate::interception;
 use crate::options::{Options, ServicePort};
 use crate::pipeline::hop::Direction;
+use crate::rate_limit::StoreAddresses;
 use crate::snapshot::{Destination, Topology};
 use crate::view::ListenerView;
 
@@ -44,6 +45,8 @@ pub(super) fn topology(options: &Options) -> Topology {
         upstreams: options.upstream.clone(),
         endpoints_max_age: options.endpoints_max_age,
         limits: options.limits,
+        // With an operator policies are other people's.
+        stores: if options.control.is_empty() { StoreAddresses::Any } else { StoreAddresses::BeyondThePod },
     }
 }
 

@@ -12,7 +12,7 @@ use http::StatusCode;
 
 use super::rate_limit_support::{limit, rate, reference, send, served, server, started, statuses, value};
 use super::support::{Upstream, eventually};
-use crate::Proxy;
+use crate::{Options, Proxy};
 
 fn shared(name: &str, requests: u32) -> Limit {
     Limit { scope: LimitScope::Shared, ..limit(name, requests) }
@@ -143,4 +143,26 @@ async fn a_password_comes_as_a_reference_and_until_it_is_there_the_declared_fail
     eventually("the store is connected", || proxy.state().limits[0].report.store_error.is_empty()).await;
     assert_eq!(statuses(address, "ada", 2).await, [200, 429]);
     assert!(!format!("{proxy:?}").contains("s3cret"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_an_operator_a_name_of_the_pod_itself_is_no_store() {
+    let (upstream, redis) = (Upstream::start().await, Redis::start().await.unwrap());
+    let mut settings = settings(redis.address(), vec![shared("per-key", 2)]);
+    let store = settings.inbound[0].rate_limit.as_mut().unwrap().store.as_mut().unwrap();
+    store.topology = RedisTopology::Single { address: format!("localhost:{}", redis.address().port()) };
+    let by_hand = started(server(upstream.address), &settings).await;
+    assert_eq!(statuses(by_hand.1, "ada", 3).await, [200, 200, 429]);
+
+    let nowhere = tempfile::tempdir().unwrap();
+    let control = Options {
+        control: vec!["https://127.0.0.1:1".parse().unwrap()],
+        control_ca: Some(nowhere.path().join("ca.crt")),
+        token_file: Some(nowhere.path().join("token")),
+        ..server(upstream.address)
+    };
+    let (in_a_cluster, _) = started(control, &settings).await;
+    let error = || in_a_cluster.state().limits[0].report.store_error.clone();
+    eventually("the store is refused", || error().contains("leads back into the pod")).await;
+    assert!(error().contains("spec.store.redis.address") && error().contains("localhost:"), "{}", error());
 }

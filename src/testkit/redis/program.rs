@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
-use super::{Process, ProcessBuilder, Role};
+use super::{Environment, Process, ProcessBuilder, Role};
 use crate::binaries::in_path;
 use crate::debian::{self, Debian};
 use crate::progress::Progress;
@@ -37,12 +37,15 @@ pub fn server_program() -> Result<PathBuf> {
 }
 
 /// Starts a server or Sentinel with the configuration in its folder.
-pub(super) fn start(folder: &Path, role: Role) -> Result<Process> {
+pub(super) fn start(folder: &Path, role: Role, environment: &Environment) -> Result<Process> {
     let programs = programs()?;
     let name = if role == Role::Sentinel { "redis-sentinel" } else { "redis" };
     let mut builder = ProcessBuilder::program(name, &programs.server).arg(folder.join(CONFIGURATION));
     if role == Role::Sentinel {
         builder = builder.arg("--sentinel");
+    }
+    for (name, value) in environment {
+        builder = builder.env(name, value);
     }
     builder.env("LD_LIBRARY_PATH", &programs.libraries).start()
 }

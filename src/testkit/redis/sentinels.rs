@@ -103,5 +103,5 @@ async fn sentinel(primary: &Redis) -> Result<Redis> {
         format!("sentinel down-after-milliseconds {PRIMARY} {}", DOWN_AFTER.as_millis()),
         format!("sentinel failover-timeout {PRIMARY} 10000"),
     ];
-    Redis::in_new_folder(Role::Sentinel, port, Configured { settings, tls: None }).await
+    Redis::in_new_folder(Role::Sentinel, port, Configured { settings, ..Configured::default() }).await
 }

@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 
 use fusebox_policy::rate_limit::Verdict;
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, ServerErrorKind};
+use redis::{Cmd, FromRedisValue, Pipeline, RedisError};
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
 pub(super) use self::opening::Duty;
-use self::replies::{error_of, is_of_one_key};
+use self::replies::{Said, error_of, is_of_one_key};
 use super::error::StoreLost;
 use super::script::{Decision, Naming};
 
@@ -49,6 +49,8 @@ pub(super) enum Refusal {
     Moved(String),
     /// The slot is on its way to another node, which has this key already.
     Ask(String),
+    /// The slot is on its way, and of several keys it has some and the other node the rest.
+    TryAgain,
     /// Anything else.
     Lost(StoreLost),
 }
@@ -114,7 +116,9 @@ impl Connection {
             // One key that is not ours is no fault of the connection.
             Err(Refusal::Lost(StoreLost::Answered { code, .. })) if is_of_one_key(code) => Outcome::Success,
             Err(Refusal::Lost(_)) => Outcome::Failure,
-            Ok(_) | Err(Refusal::NoScript | Refusal::Moved(_) | Refusal::Ask(_)) => Outcome::Success,
+            Ok(_) | Err(Refusal::NoScript | Refusal::Moved(_) | Refusal::Ask(_) | Refusal::TryAgain) => {
+                Outcome::Success
+            }
         });
         answer
     }
@@ -145,14 +149,15 @@ impl Connection {
     }
 
     fn refusal(&self, error: &RedisError) -> Refusal {
-        let target = || error.redirect_node().map(|(address, _)| address.to_owned());
-        match (error.kind(), target()) {
-            (ErrorKind::Server(ServerErrorKind::NoScript), _) => Refusal::NoScript,
-            (ErrorKind::Server(ServerErrorKind::Moved), Some(address)) => Refusal::Moved(address),
-            (ErrorKind::Server(ServerErrorKind::Ask), Some(address)) => Refusal::Ask(address),
-            (kind, _) => {
+        let said = Said::of(error);
+        match said.as_ref().map(|said| (said.code.as_str(), said.node())) {
+            Some(("NOSCRIPT", _)) => Refusal::NoScript,
+            Some(("MOVED", Some(address))) => Refusal::Moved(address),
+            Some(("ASK", Some(address))) => Refusal::Ask(address),
+            Some(("TRYAGAIN", _)) => Refusal::TryAgain,
+            said => {
                 // A primary that became a replica is found out by whoever looks after the connections.
-                if kind == ErrorKind::Server(ServerErrorKind::ReadOnly) {
+                if said.is_some_and(|(code, _)| code == "READONLY") {
                     self.give_up();
                 }
                 Refusal::Lost(error_of(&self.address, error))

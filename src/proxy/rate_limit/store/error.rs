@@ -2,6 +2,7 @@
 //!
 //! It must never hold words of the store or of a secret: they end in logs, in the status and before people.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// Why there is no decision, or no connection.
@@ -31,6 +32,32 @@ pub(crate) enum StoreLost {
         address: String,
         /// What the library says.
         problem: String,
+    },
+    /// It wants to know who connects, and there is no certificate to show.
+    #[error("{address} demands a client certificate: name one in spec.store.redis.tls.certificateFrom")]
+    CertificateDemanded {
+        /// Who.
+        address: String,
+    },
+    /// It does not take the certificate that it was shown.
+    #[error("{address} refuses the client certificate of spec.store.redis.tls.certificateFrom: {problem}")]
+    CertificateRefused {
+        /// Who.
+        address: String,
+        /// What it says of the certificate.
+        problem: &'static str,
+    },
+    /// Its name leads where no policy may lead.
+    #[error(
+        "{address} is {ip}, which leads back into the pod or to the node's metadata: name the Redis server in {field}"
+    )]
+    Forbidden {
+        /// Who.
+        address: String,
+        /// Where its name leads.
+        ip: IpAddr,
+        /// The policy's field.
+        field: &'static str,
     },
     /// Username or password are not the store's.
     #[error("{address} refused the username or the password")]
@@ -85,6 +112,12 @@ pub(crate) enum StoreLost {
 }
 
 impl StoreLost {
+    /// Whether a person has to mend it, so that it says more than that nobody answered.
+    pub(super) fn is_to_be_mended(&self) -> bool {
+        use StoreLost::{CertificateDemanded, CertificateRefused, Forbidden, Tls};
+        matches!(self, Tls { .. } | CertificateDemanded { .. } | CertificateRefused { .. } | Forbidden { .. })
+    }
+
     /// A stable word for metrics.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
@@ -92,6 +125,9 @@ impl StoreLost {
             Self::Timeout { .. } => "Timeout",
             Self::Unreachable { .. } => "Unreachable",
             Self::Tls { .. } => "Tls",
+            Self::CertificateDemanded { .. } => "CertificateDemanded",
+            Self::CertificateRefused { .. } => "CertificateRefused",
+            Self::Forbidden { .. } => "Forbidden",
             Self::Credentials { .. } => "Credentials",
             Self::Answered { .. } => "Answered",
             Self::Malformed { .. } => "Malformed",
@@ -111,6 +147,7 @@ fn advice(code: &str) -> &'static str {
         "NOPERM" => ": its ACL lacks a command or the key prefix (docs/decisions/0022-shared-store.md)",
         "OOM" => ": it is out of memory",
         "LOADING" => ": it is reading its data",
+        "TRYAGAIN" => ": the cluster is moving the buckets to another node one by one",
         "FOREIGN" | "WRONGTYPE" => ": another program writes keys with our prefix",
         _ => "",
     }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fusebox_policy::rate_limit::Verdict;
 use redis::Cmd;
@@ -19,6 +20,13 @@ pub(super) const SLOTS: u16 = 16_384;
 
 /// A decision follows at most so many words of a cluster that another node has its slot.
 const MAX_HOPS: usize = 3;
+
+/// How often a decision begins anew while a slot is on its way, and after which time. Most decisions have less time than that.
+const MAX_TRIES: usize = 100;
+const BETWEEN_TRIES: Duration = Duration::from_millis(2);
+
+/// How a cluster says that it moves the buckets of one decision one by one.
+const TORN: &str = "TRYAGAIN";
 
 /// One server, or the nodes of a cluster.
 #[derive(Debug)]
@@ -48,28 +56,26 @@ pub(super) struct SlotMap {
 impl Link {
     /// The store's answer to one decision. The caller bounds the time.
     pub(super) async fn decide(&self, decision: &Decision<'_>) -> Result<Vec<Verdict>, StoreLost> {
-        let mut place = self.place(decision.bucket())?;
-        for _ in 0..=MAX_HOPS {
-            match place.connection.decide(decision, place.arrival).await {
+        let mut way = Way::begin(self, decision.bucket())?;
+        loop {
+            match way.place.connection.decide(decision, way.place.arrival).await {
                 Ok(verdicts) => return Ok(verdicts),
-                Err(refusal) => place = self.follow(place, refusal)?,
+                Err(refusal) => way.follow(refusal).await?,
             }
         }
-        Err(StoreLost::NoNode { slot: slot_of(decision.bucket().as_str()) })
     }
 
     /// Removes a bucket; returns 1 where there was one.
     pub(super) async fn forget(&self, bucket: &BucketName) -> Result<u32, StoreLost> {
         let mut command = Cmd::new();
         command.arg("DEL").arg(bucket.as_str());
-        let mut place = self.place(bucket)?;
-        for _ in 0..=MAX_HOPS {
-            match place.connection.ask(&command, place.arrival).await {
+        let mut way = Way::begin(self, bucket)?;
+        loop {
+            match way.place.connection.ask(&command, way.place.arrival).await {
                 Ok(count) => return Ok(count),
-                Err(refusal) => place = self.follow(place, refusal)?,
+                Err(refusal) => way.follow(refusal).await?,
             }
         }
-        Err(StoreLost::NoNode { slot: slot_of(bucket.as_str()) })
     }
 
     /// What is not as it should be; empty if nothing.
@@ -100,7 +106,9 @@ impl Link {
         let (address, arrival) = match refusal {
             Refusal::Moved(address) => (address, Arrival::Settled),
             Refusal::Ask(address) => (address, Arrival::Moving),
-            Refusal::NoScript => return Err(StoreLost::Malformed { address: from.connection.address().to_owned() }),
+            Refusal::NoScript | Refusal::TryAgain => {
+                return Err(StoreLost::Malformed { address: from.connection.address().to_owned() });
+            }
             Refusal::Lost(error) => return Err(error),
         };
         // The list of slots is out of date, or will be.
@@ -140,11 +148,47 @@ impl SlotMap {
     }
 }
 
+/// The way to a bucket whose slot may be moving.
+struct Way<'a> {
+    link: &'a Link,
+    bucket: &'a BucketName,
+    place: Place<'a>,
+    hops: usize,
+    tries: usize,
+}
+
 /// Where a decision goes next.
 #[derive(Clone, Copy)]
 struct Place<'a> {
     connection: &'a Connection,
     arrival: Arrival,
+}
+
+impl<'a> Way<'a> {
+    fn begin(link: &'a Link, bucket: &'a BucketName) -> Result<Self, StoreLost> {
+        Ok(Self { link, bucket, place: link.place(bucket)?, hops: 0, tries: 0 })
+    }
+
+    /// Goes where the server says. Where nodes don't agree yet, or keys are torn apart, the way begins anew a moment later.
+    async fn follow(&mut self, refusal: Refusal) -> Result<(), StoreLost> {
+        let is_torn = matches!(refusal, Refusal::TryAgain);
+        if !is_torn {
+            self.place = self.link.follow(self.place, refusal)?;
+            if self.hops < MAX_HOPS {
+                self.hops += 1;
+                return Ok(());
+            }
+        }
+        if self.tries == MAX_TRIES {
+            let address = self.place.connection.address().to_owned();
+            let no_node = StoreLost::NoNode { slot: slot_of(self.bucket.as_str()) };
+            return Err(if is_torn { StoreLost::Answered { address, code: TORN.to_owned() } } else { no_node });
+        }
+        (self.hops, self.tries) = (0, self.tries + 1);
+        tokio::time::sleep(BETWEEN_TRIES).await;
+        self.place = self.link.place(self.bucket)?;
+        Ok(())
+    }
 }
 
 impl Place<'_> {

@@ -3,10 +3,11 @@
 //! It must never show a secret: neither Debug nor an error holds one. A value that can't be used is named by its reference.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fusebox_policy::config::{RedisStore, RedisTls, RedisTopology, Reference};
+use fusebox_policy::config::{RedisStore, RedisTls, RedisTopology, Reference, leads_back};
 use fusebox_policy::rate_limit::{Ask, Exceed, Rate};
 use fusebox_policy::report::BrokenReference;
 use rustls::pki_types::pem::PemObject as _;
@@ -38,6 +39,18 @@ pub(crate) struct StoreSettings {
     rehearsal: Rate,
     /// The values that `tls` was made of, by which settings are compared.
     certificates: [Option<String>; 3],
+    addresses: StoreAddresses,
+}
+
+/// Which addresses a store may have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum StoreAddresses {
+    /// Any: who started this proxy by hand may use a Redis of the same machine.
+    #[default]
+    Any,
+    /// None that leads back into the pod or to the node's metadata, whatever name leads there: a policy is written by people
+    /// who may not reach what the pod can.
+    BeyondThePod,
 }
 
 /// Why there are no settings yet.
@@ -103,7 +116,24 @@ impl StoreSettings {
             key_prefix: key_prefix.clone(),
             rehearsal: rehearsal_rate()?,
             certificates,
+            addresses: StoreAddresses::default(),
         })
+    }
+
+    /// The same, with servers at these addresses alone.
+    pub(crate) fn at(self, addresses: StoreAddresses) -> Self {
+        Self { addresses, ..self }
+    }
+
+    /// Whether a server may not be at this address.
+    pub(super) fn forbids(&self, ip: IpAddr) -> bool {
+        self.addresses == StoreAddresses::BeyondThePod && leads_back(ip)
+    }
+
+    /// Whether there is a certificate to show to servers.
+    pub(super) fn has_certificate(&self) -> bool {
+        let [_, certificate, _] = &self.certificates;
+        certificate.is_some()
     }
 
     /// A demand on a bucket that no client has, by which a server is tried.
@@ -115,8 +145,11 @@ impl StoreSettings {
 
 impl PartialEq for StoreSettings {
     fn eq(&self, other: &Self) -> bool {
-        let Self { servers, database, credentials, tls: _, timeout, key_prefix, rehearsal: _, certificates } = self;
+        // Destructured whole, so that a new field is compared too.
+        let Self { servers, database, credentials, tls: _, timeout, key_prefix, rehearsal: _, certificates, addresses } =
+            self;
         *servers == other.servers
+            && *addresses == other.addresses
             && *database == other.database
             && *credentials == other.credentials
             && *timeout == other.timeout
@@ -151,6 +184,15 @@ impl fmt::Display for Unresolved {
 }
 
 impl Servers {
+    /// The policy's field that names them.
+    pub(super) fn field(&self) -> &'static str {
+        match self {
+            Self::Single(_) => "spec.store.redis.address",
+            Self::Sentinel { .. } => "spec.store.redis.sentinel",
+            Self::Cluster(_) => "spec.store.redis.cluster",
+        }
+    }
+
     fn of(topology: &RedisTopology) -> Result<Self, Unresolved> {
         let all = |addresses: &[String]| -> Result<Vec<Endpoint>, Unresolved> {
             addresses.iter().take(MAX_SEEDS).map(|address| configured(address)).collect()

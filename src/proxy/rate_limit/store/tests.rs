@@ -1,6 +1,7 @@
 //! Decisions of a real Redis, and what becomes of them when it is away.
 
 mod deciding;
+mod guarded;
 mod losing;
 mod reference;
 mod spreading;

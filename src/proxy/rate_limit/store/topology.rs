@@ -57,14 +57,18 @@ impl Finder {
             self.guide = Some(guide);
             return Ok(found);
         }
+        let mut why = StoreLost::NoPrimary { primary: primary.clone() };
         for sentinel in sentinels {
-            let asked = tokio::time::timeout(GUIDE, self.ask_sentinel(settings, sentinel, primary)).await;
-            if let Ok(Ok((guide, found))) = asked {
-                self.guide = Some(guide);
-                return Ok(found);
+            match tokio::time::timeout(GUIDE, self.ask_sentinel(settings, sentinel, primary)).await {
+                Ok(Ok((guide, found))) => {
+                    self.guide = Some(guide);
+                    return Ok(found);
+                }
+                Ok(Err(error)) if error.is_to_be_mended() => why = error,
+                Ok(Err(_)) | Err(_) => {}
             }
         }
-        Err(StoreLost::NoPrimary { primary: primary.clone() })
+        Err(why)
     }
 
     async fn ask_sentinel(

@@ -103,6 +103,62 @@ async fn a_slot_that_moved_is_followed_at_once() -> Result {
 }
 
 #[tokio::test]
+async fn while_a_slot_is_on_its_way_each_decision_is_made_where_its_bucket_is() -> Result {
+    let cluster = RedisCluster::start().await?;
+    let store = started(&clustered(&cluster));
+    is_connected(&store).await?;
+    let name = on_node(2).next().unwrap();
+    let (slot, way) = (slot_of(bucket(&name).as_str()), (2, 0));
+    // What is on the old node is spent there, and what is not, on the new one, which learns the script by it.
+    assert!(passes(&store, &hourly(&name, 3)).await);
+    cluster.begin_moving(slot, way).await?;
+    assert!(passes(&store, &hourly(&name, 3)).await);
+    cluster.move_keys(slot, way).await?;
+    assert!(passes(&store, &hourly(&name, 3)).await);
+    assert!(!passes(&store, &hourly(&name, 3)).await);
+    assert!(cluster.calls("asking").await? > 0);
+    cluster.end_moving(slot, way.1).await?;
+    assert!(!passes(&store, &hourly(&name, 3)).await);
+    assert_eq!(store.unblock(&[bucket(&name)]).await?, 1);
+    assert!(passes(&store, &hourly(&name, 1)).await);
+    Ok(())
+}
+
+#[tokio::test]
+async fn buckets_of_one_decision_that_a_cluster_moves_apart_are_waited_for_and_never_guessed() -> Result {
+    let cluster = RedisCluster::start().await?;
+    let quick = RedisStore { timeout_ms: 500, ..clustered(&cluster) };
+    let store = started(&quick);
+    is_connected(&store).await?;
+    let name = on_node(2).next().unwrap();
+    let [one, two] = ["one", "two"].map(|limit| {
+        let together = BucketName(format!("{}-{limit}", bucket(&name).as_str()));
+        SharedDemand { bucket: together, ..hourly(&name, 2) }
+    });
+    let (slot, way) = (slot_of(one.bucket.as_str()), (2, 0));
+    let both = [one.clone(), two];
+    assert!(passes(&store, &one).await);
+    cluster.begin_moving(slot, way).await?;
+    let asked = Instant::now();
+    let error = store.decide(&both).await.unwrap_err();
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    let torn = matches!(&error, StoreLost::Timeout { .. }) || error.to_string().contains("moving the buckets");
+    assert!(torn, "{error}");
+    let ended = async {
+        cluster.move_keys(slot, way).await?;
+        cluster.end_moving(slot, way.1).await
+    };
+    let decided = eventually(PATIENCE, "both are decided on", async || Ok(store.decide(&both).await?));
+    let (decided, ended) = tokio::join!(decided, ended);
+    ended?;
+    assert!(!decided?.iter().any(Verdict::is_refused));
+    // The first bucket was spent from once before: what is left is what a bucket that nobody lost has left.
+    assert!(store.decide(&both).await?[0].is_refused());
+    assert!(matches!(store.state(), StoreState::Connected { .. }));
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_node_that_died_takes_its_own_buckets_alone_and_comes_back() -> Result {
     let mut cluster = RedisCluster::start().await?;
     let store = started(&clustered(&cluster));
