@@ -59,6 +59,10 @@ pub const RATE_LIMIT_QUEUED: &str = "fusebox_rate_limit_queued_requests";
 /// Counter of requests that spent from the bucket which all keys beyond the bound share, by [`RATE_LIMIT_LABELS`].
 pub const RATE_LIMIT_OVERFLOW: &str = "fusebox_rate_limit_overflow_total";
 
+/// Counter of requests in Shadow on which the store was not asked, because too many such questions were under way, by
+/// [`RATE_LIMIT_LABELS`].
+pub const RATE_LIMIT_SKIPPED: &str = "fusebox_rate_limit_shadow_skipped_total";
+
 /// Label: the policy's namespace (never `namespace`, which scraping overwrites).
 pub const POLICY_NAMESPACE: &str = "policy_namespace";
 

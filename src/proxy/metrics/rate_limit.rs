@@ -22,7 +22,7 @@ pub(super) fn write_limits(writer: &mut Writer<'_>, snapshot: &Snapshot) -> fmt:
     let (mut shown, idle): (Vec<_>, Vec<_>) = snapshot.limits.values().partition(|limit| limit.is_used());
     shown.extend(idle);
     shown.truncate(MAX_LIMITS_SHOWN);
-    let (mut decisions, mut overflow, mut gauges) = (Vec::new(), Vec::new(), BTreeMap::new());
+    let (mut decisions, mut overflow, mut skipped, mut gauges) = (Vec::new(), Vec::new(), Vec::new(), BTreeMap::new());
     for limit in shown {
         let labels = labels_of_limit(&limit.tracked.key);
         decisions.extend(limit.decisions().map(|(decision, source, count)| {
@@ -30,6 +30,7 @@ pub(super) fn write_limits(writer: &mut Writer<'_>, snapshot: &Snapshot) -> fmt:
             (with(&labels, more), Sample::Counter(count))
         }));
         overflow.push((labels.clone(), Sample::Counter(limit.overflowed())));
+        skipped.push((labels.clone(), Sample::Counter(limit.skipped())));
         for (name, value) in limit.gauges(now) {
             gauges.entry(name).or_insert_with(Vec::new).push((labels.clone(), Sample::Gauge(value)));
         }
@@ -40,6 +41,7 @@ pub(super) fn write_limits(writer: &mut Writer<'_>, snapshot: &Snapshot) -> fmt:
         &decisions,
     )?;
     writer.family(names::RATE_LIMIT_OVERFLOW, "Requests whose key had no place for a bucket of its own.", &overflow)?;
+    writer.family(names::RATE_LIMIT_SKIPPED, "Requests in Shadow on which the store was not asked.", &skipped)?;
     for (name, samples) in &gauges {
         writer.family(name, gauge_help(name), samples)?;
     }

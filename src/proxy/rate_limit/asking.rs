@@ -3,6 +3,7 @@
 //! It must spend from all limits or from none, and must not look at a bucket before it is known that the request has a key for
 //! every limit that asks for one. What is only needed for refusals is found out for refusals alone.
 
+mod beside;
 mod concern;
 mod later;
 mod telling;
@@ -97,6 +98,15 @@ struct Concern {
 
 type Concerns = SmallVec<[Concern; USUAL]>;
 
+/// By what a key is shown to people.
+#[derive(Clone, Copy)]
+enum Shown<'a> {
+    /// By the request that has it.
+    Of(&'a Subject<'a>),
+    /// As it was read off the request, which is gone by now: each limit's, in the order of the concerns.
+    Read(&'a [(usize, String)]),
+}
+
 /// Why a request never comes to a bucket.
 struct NoBucket {
     limit: usize,
@@ -112,7 +122,7 @@ impl Limiter {
             Err(without) => return self.without_bucket(&without).into(),
         };
         let (shared, concerns): (Concerns, Concerns) = concerns.into_iter().partition(|concern| concern.is_shared);
-        if let Some(refused) = self.certainly_refused(&shared, (subject, now)) {
+        if let Some(refused) = self.certainly_refused(&shared, (Shown::Of(subject), now)) {
             return refused.into();
         }
         let mut decision = self.decide(&concerns, now);
@@ -120,23 +130,31 @@ impl Limiter {
             decision = self.decide(&concerns, now);
         }
         match decision.outcome {
-            Outcome::Allowed if shared.is_empty() => {
-                self.count_allowed(&concerns, &decision);
-                Asked::Pass(self.passed(&concerns, &decision.verdicts))
+            Outcome::Allowed | Outcome::Delayed { .. } => {
+                let shared = if self.mode == Mode::Shadow { self.beside(shared, subject) } else { shared };
+                self.passes((concerns, shared), decision)
             }
-            Outcome::Allowed | Outcome::Delayed { .. } => self.later((concerns, shared), decision),
             Outcome::Refused { .. } => {
                 let said = Elsewhere { verdicts: decision.verdicts, decider: Decider::Proxy };
-                self.refuse((&concerns, subject), &said, now).into()
+                self.refuse((&concerns, Shown::Of(subject)), &said, now).into()
             }
         }
+    }
+
+    /// Nothing of this proxy is in its way.
+    fn passes(self: &Arc<Self>, (concerns, shared): (Concerns, Concerns), decision: Decision) -> Asked {
+        if !shared.is_empty() || decision.outcome != Outcome::Allowed {
+            return self.later((concerns, shared), decision);
+        }
+        self.count_allowed(&concerns, &decision);
+        Asked::Pass(self.passed(&concerns, &decision.verdicts))
     }
 
     /// What the store would certainly say, because it said so before of a moment that has not come yet.
     fn certainly_refused(
         self: &Arc<Self>,
         shared: &Concerns,
-        (subject, now): (&Subject<'_>, Instant),
+        (shown, now): (Shown<'_>, Instant),
     ) -> Option<Result<Passed, Box<Refused>>> {
         let (mut concerns, mut verdicts) = (Concerns::new(), Verdicts::new());
         for concern in shared {
@@ -147,7 +165,7 @@ impl Limiter {
             }
         }
         let said = Elsewhere { verdicts, decider: Decider::Store };
-        (!concerns.is_empty()).then(|| self.refuse((&concerns, subject), &said, now))
+        (!concerns.is_empty()).then(|| self.refuse((&concerns, shown), &said, now))
     }
 
     /// The limits that concern a request; nothing is spent yet.
@@ -209,7 +227,7 @@ impl Limiter {
 
     fn refuse(
         self: &Arc<Self>,
-        (concerns, subject): (&Concerns, &Subject<'_>),
+        (concerns, shown): (&Concerns, Shown<'_>),
         said: &Elsewhere,
         now: Instant,
     ) -> Result<Passed, Box<Refused>> {
@@ -219,7 +237,7 @@ impl Limiter {
         for (concern, verdict) in concerns.iter().zip(verdicts) {
             let Outcome::Refused { refusal, retry_after } = verdict.outcome else { continue };
             let retry_after = retry_after.unwrap_or_else(|| concern.ask.rate.fill());
-            self.count_refused((concern, refusal, now + retry_after), (subject, *decider), now);
+            self.count_refused((concern, refusal, now + retry_after), (shown, *decider), now);
             begins_block |= refusal == Refusal::BlockBegins;
             if worst.is_none_or(|(_, _, longest)| retry_after > longest) {
                 worst = Some((concern, refusal, retry_after));
@@ -234,7 +252,7 @@ impl Limiter {
             why,
             retry_after,
             told: self.quota(concerns, verdicts),
-            key: self.shown(concern, subject),
+            key: self.shown(concern, shown),
             begins_block,
         })
     }
@@ -282,7 +300,7 @@ impl Limiter {
     fn count_refused(
         &self,
         (concern, refusal, until): (&Concern, Refusal, Instant),
-        (subject, decider): (&Subject<'_>, Decider),
+        (shown, decider): (Shown<'_>, Decider),
         now: Instant,
     ) {
         let tracked = &self.rule_of(concern).tracked;
@@ -295,18 +313,21 @@ impl Limiter {
         };
         tracked.counts.count(decided, decider);
         tracked.least.note(0, 1);
-        tracked.top.refused((concern.key, now), blocked_until, || self.shown(concern, subject));
+        tracked.top.refused((concern.key, now), blocked_until, || self.shown(concern, shown));
     }
 
     /// The key for people.
-    fn shown(&self, concern: &Concern, subject: &Subject<'_>) -> String {
+    fn shown(&self, concern: &Concern, shown: Shown<'_>) -> String {
         let limit = &self.limits[concern.limit];
-        match (concern.key, self.show_keys) {
-            (KeyDigest::MISSING_KEY, _) => "without a key".to_owned(),
-            (KeyDigest::UNKNOWN_KEY, _) => "without a quota".to_owned(),
+        match (concern.key, self.show_keys, shown) {
+            (KeyDigest::MISSING_KEY, ..) => "without a key".to_owned(),
+            (KeyDigest::UNKNOWN_KEY, ..) => "without a quota".to_owned(),
             _ if limit.key.is_empty() => "all".to_owned(),
-            (key, ShowKeys::Hashed) => key.short_hex(),
-            (_, ShowKeys::Redacted) => limit.key.redacted(subject),
+            (key, ShowKeys::Hashed, _) => key.short_hex(),
+            (_, ShowKeys::Redacted, Shown::Of(subject)) => limit.key.redacted(subject),
+            (_, ShowKeys::Redacted, Shown::Read(keys)) => {
+                keys.iter().find(|(limit, _)| *limit == concern.limit).map(|(_, key)| key.clone()).unwrap_or_default()
+            }
         }
     }
 

@@ -47,6 +47,7 @@ pub(crate) struct Counts {
     usual: Counters,
     rest: [[AtomicU64; SOURCES.len()]; DECISIONS.len()],
     overflow: AtomicU64,
+    skipped: AtomicU64,
 }
 
 impl Default for Least {
@@ -92,6 +93,16 @@ impl Counts {
     /// How often that happened.
     pub(crate) fn overflow(&self) -> u64 {
         self.overflow.load(Relaxed)
+    }
+
+    /// Counts a request in Shadow on which the store was not asked, because too many such questions were under way.
+    pub(crate) fn skipped(&self) {
+        self.skipped.fetch_add(1, Relaxed);
+    }
+
+    /// How often that happened.
+    pub(crate) fn skips(&self) -> u64 {
+        self.skipped.load(Relaxed)
     }
 
     /// Requests that passed, those that waited among them.

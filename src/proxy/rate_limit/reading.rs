@@ -24,6 +24,9 @@ pub struct LimitView {
     pub queued: u64,
     /// Requests since the proxy started that spent from the bucket which keys without a place share.
     pub overflowed: u64,
+    /// Requests in Shadow since the proxy started on which the store was not asked, because too many such questions were under
+    /// way.
+    pub skipped: u64,
     /// How many replicas share the limit while the store does not answer, as the operator says; absent with scope Replica.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replicas: Option<u32>,
@@ -85,6 +88,7 @@ impl Installed {
             report: self.report(clock, now),
             queued: tracked.queue.len() as u64,
             overflowed: tracked.counts.overflow(),
+            skipped: tracked.counts.skips(),
             replicas: self.shared.as_ref().map(|(common, _)| common.replicas()),
         }
     }
@@ -104,6 +108,11 @@ impl Installed {
             (names::RATE_LIMIT_QUEUED, tracked.queue.len() as f64),
         ];
         gauges.into_iter().chain(least)
+    }
+
+    /// Requests in Shadow on which the store was not asked.
+    pub(crate) fn skipped(&self) -> u64 {
+        self.tracked.counts.skips()
     }
 
     /// Requests that spent from the bucket which keys without a place share.

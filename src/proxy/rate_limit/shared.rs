@@ -15,7 +15,7 @@ use fusebox_policy::report::BrokenReference;
 use fusebox_policy::stream::LiveReplicas;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::store::{
@@ -25,6 +25,10 @@ use super::store::{
 /// Stores that are connected to at once.
 pub(crate) const MAX_STORES: usize = 64;
 
+/// Decisions of one store in Shadow, which are made beside requests, that are under way at once; what comes on top is skipped.
+/// Fewer than the store takes at once, so that they never stand in the way of those that requests wait for.
+const MAX_BESIDE: usize = 256;
+
 /// Policies whose replicas are known.
 const MAX_POLICIES: usize = 10_000;
 
@@ -33,6 +37,7 @@ const MAX_POLICIES: usize = 10_000;
 pub(super) struct Common {
     /// None where there is no room for another one.
     store: Option<Arc<Store>>,
+    beside: Arc<Semaphore>,
     pub(super) on_failure: StoreFailure,
     replicas: Arc<AtomicU32>,
 }
@@ -42,6 +47,8 @@ pub(super) struct Common {
 pub(super) struct Store {
     wanted: RedisStore,
     shared: SharedStore,
+    /// Decisions that nobody waits for.
+    beside: Arc<Semaphore>,
     /// Since when it is not known how to reach it, and why.
     unresolved: Mutex<Option<(Instant, String)>>,
     _told: AbortOnDropHandle<()>,
@@ -67,10 +74,12 @@ impl Stores {
     pub(super) fn common(&mut self, policy: &RateLimit, now: Instant) -> Option<Common> {
         let wanted = policy.store.as_ref()?;
         let (store, on_failure) = (self.store(wanted, now), policy.on_store_failure);
+        let beside = store.as_ref().map(|store| Arc::clone(&store.beside));
+        let beside = beside.unwrap_or_else(|| Arc::new(Semaphore::new(MAX_BESIDE)));
         let known = self.told.get(&policy.policy).copied().unwrap_or(1);
         let replicas = self.replicas.entry(policy.policy.clone());
         let replicas = Arc::clone(replicas.or_insert_with(|| Arc::new(AtomicU32::new(known.max(1)))));
-        Some(Common { store, on_failure, replicas })
+        Some(Common { store, beside, on_failure, replicas })
     }
 
     /// How many replicas share each policy's limits now; this replaces all that was said before.
@@ -108,7 +117,13 @@ impl Stores {
             }
         });
         let unresolved = Mutex::new(Some((now, "its credentials are not known yet".to_owned())));
-        let store = Arc::new(Store { wanted: wanted.clone(), shared, unresolved, _told: AbortOnDropHandle::new(told) });
+        let store = Arc::new(Store {
+            wanted: wanted.clone(),
+            shared,
+            beside: Arc::new(Semaphore::new(MAX_BESIDE)),
+            unresolved,
+            _told: AbortOnDropHandle::new(told),
+        });
         self.stores.push(Arc::clone(&store));
         Some(store)
     }
@@ -152,6 +167,11 @@ impl Common {
             StoreState::Lost { since, error } => Some((since, error)),
             StoreState::Starting | StoreState::Connected { .. } => None,
         }
+    }
+
+    /// Leave for one decision that no request waits for; none where too many are under way.
+    pub(super) fn begin_beside(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.beside).try_acquire_owned().ok()
     }
 
     /// How many replicas share the limits, as far as it was said.

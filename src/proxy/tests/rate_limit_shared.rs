@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use fusebox_policy::config::{
-    Exceed, Limit, LimitScope, PolicyId, ProxyConfig, RedisStore, RedisTopology, ReferenceKind, StoreFailure,
+    Exceed, Limit, LimitScope, Mode, PolicyId, ProxyConfig, RedisStore, RedisTopology, ReferenceKind, ShowKeys,
+    StoreFailure,
 };
 use fusebox_policy::stream::{Command, LiveReplicas};
 use fusebox_testkit::Redis;
@@ -143,6 +144,55 @@ async fn a_password_comes_as_a_reference_and_until_it_is_there_the_declared_fail
     eventually("the store is connected", || proxy.state().limits[0].report.store_error.is_empty()).await;
     assert_eq!(statuses(address, "ada", 2).await, [200, 429]);
     assert!(!format!("{proxy:?}").contains("s3cret"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_shadow_a_stalled_store_costs_a_request_nothing_and_what_it_cannot_be_asked_is_counted() {
+    const REQUESTS: usize = 400;
+    let (upstream, redis) = (Upstream::start().await, Redis::start().await.unwrap());
+    let mut settings = settings(redis.address(), vec![shared("per-key", 5)]);
+    let limits = settings.inbound[0].rate_limit.as_mut().unwrap();
+    limits.mode = Mode::Shadow;
+    limits.on_store_failure = StoreFailure::Closed;
+    limits.store.as_mut().unwrap().timeout_ms = 5_000;
+    let (proxy, address) = started(server(upstream.address), &settings).await;
+    let decided = || {
+        let limit = &proxy.state().limits[0];
+        (limit.report.allowed, limit.report.limited, limit.skipped)
+    };
+    // With a store that answers what it says is counted, though nobody waited for it.
+    assert_eq!(statuses(address, "ada", 8).await, [200; 8]);
+    eventually("the store's word on each of them is counted", || decided() == (5, 3, 0)).await;
+
+    redis.pause().await.unwrap();
+    let begun = Instant::now();
+    assert_eq!(statuses(address, "bob", REQUESTS).await, vec![200; REQUESTS]);
+    let took = begun.elapsed();
+    println!("{REQUESTS} requests in shadow took {took:?} with a stalled store");
+    assert!(took < Duration::from_millis(4_500), "{took:?}: they waited for the store");
+    let (_, _, skipped) = decided();
+    assert!(skipped >= 1 && skipped < REQUESTS as u64, "{skipped} were skipped");
+    redis.resume().unwrap();
+    eventually("every request is counted once", || {
+        let (allowed, limited, skipped) = decided();
+        allowed + limited + skipped == REQUESTS as u64 + 8
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_shadow_a_redacted_key_is_shown_though_its_request_is_gone() {
+    let (upstream, redis) = (Upstream::start().await, Redis::start().await.unwrap());
+    let mut per_key = shared("per-key", 1);
+    per_key.on_exceed = Exceed { block_for_ms: Some(600_000), delay: None };
+    let mut settings = settings(redis.address(), vec![per_key]);
+    let limits = settings.inbound[0].rate_limit.as_mut().unwrap();
+    (limits.mode, limits.show_keys) = (Mode::Shadow, ShowKeys::Redacted);
+    let (proxy, address) = started(server(upstream.address), &settings).await;
+    assert_eq!(statuses(address, "sk_live_1234567890", 3).await, [200; 3]);
+    let blocked = || proxy.state().limits[0].report.top_blocked.clone();
+    eventually("the block is known", || !blocked().is_empty()).await;
+    assert_eq!(blocked()[0].key, "sk***90");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -12,13 +12,17 @@ use super::super::counts::{Decided, Decider};
 use super::super::key::Subject;
 use super::super::queue::TurnedAway;
 use super::super::shared::{self, Common};
-use super::{Concern, Concerns, Elsewhere, Later, NoBucket, Passed, Refused, Why};
+use super::{Concern, Concerns, Elsewhere, Later, NoBucket, Passed, Refused, Shown, Why};
 
 impl Later {
     /// Waits until it may pass, or must not. In Shadow nobody waits.
-    pub(crate) async fn settle(
+    pub(crate) async fn settle(self: Box<Self>, subject: Subject<'_>, now: Instant) -> Result<Passed, Box<Refused>> {
+        self.settle_shown(Shown::Of(&subject), now).await
+    }
+
+    pub(super) async fn settle_shown(
         mut self: Box<Self>,
-        subject: Subject<'_>,
+        shown: Shown<'_>,
         now: Instant,
     ) -> Result<Passed, Box<Refused>> {
         let mut has_waited = false;
@@ -29,18 +33,18 @@ impl Later {
             has_waited = true;
             if let Err(TurnedAway) = self.wait(index, now).await {
                 let said = Elsewhere { verdicts: std::mem::take(&mut self.verdicts), decider: Decider::Proxy };
-                return self.limiter.refuse((&self.concerns, &subject), &said, Instant::now());
+                return self.limiter.refuse((&self.concerns, shown), &said, Instant::now());
             }
         }
         let said = match self.limiter.common.as_ref().filter(|_| !self.shared.is_empty()) {
-            Some(common) => Some(self.ask_store(common, &subject).await?),
+            Some(common) => Some(self.ask_store(common, shown).await?),
             None => None,
         };
         Ok(Passed { has_waited, ..self.pass(said) })
     }
 
     /// Asks for all shared limits at once. Where one refuses, what was spent here is given back as this is dropped.
-    async fn ask_store(&self, common: &Common, subject: &Subject<'_>) -> Result<Elsewhere, Box<Refused>> {
+    async fn ask_store(&self, common: &Common, shown: Shown<'_>) -> Result<Elsewhere, Box<Refused>> {
         let demand = |concern: &Concern| {
             let family = self.limiter.rule_of(concern).family.as_ref()?;
             Some(shared::demand(family, &concern.key, &concern.ask))
@@ -61,7 +65,7 @@ impl Later {
             self.remember(&said.verdicts, asked);
         }
         // In Shadow it is counted, and passes with nothing said.
-        let passes = self.limiter.refuse((&self.shared, subject), &said, Instant::now())?;
+        let passes = self.limiter.refuse((&self.shared, shown), &said, Instant::now())?;
         drop(passes);
         Ok(Elsewhere { verdicts: Verdicts::new(), decider: said.decider })
     }
