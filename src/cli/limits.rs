@@ -96,7 +96,11 @@ async fn unblock(arguments: &UnblockArguments, terminal: &mut Terminal) -> Resul
     for silent in &done.unanswered {
         writeln!(terminal.err, "{}", Styled(CARE, format!("pod {}: {}", silent.pod, silent.problem)))?;
     }
-    Ok(if done.unanswered.is_empty() { Exit::Done } else { Exit::Unconfirmed })
+    if let Some(why) = &done.unsearched {
+        writeln!(terminal.err, "{}", Styled(CARE, why))?;
+    }
+    let is_certain = done.unanswered.is_empty() && done.unsearched.is_none();
+    Ok(if is_certain { Exit::Done } else { Exit::Unconfirmed })
 }
 
 /// The limits over all pods, then the keys that were refused, then what pods did not say.

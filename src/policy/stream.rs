@@ -117,10 +117,39 @@ pub enum Command {
         policy: PolicyId,
         /// The first 16 or more hexadecimal digits of the SHA-256 of the client's key.
         key_digest: String,
+        /// Where clients are looked for of whom the proxy knows nothing but these digits.
+        #[serde(default, skip_serializing_if = "Search::is_default")]
+        search: Search,
     },
     /// A command of a newer operator, answered by [`Answer::Failed`]. Never sent.
     #[serde(other)]
     Unknown,
+}
+
+/// Where the clients are looked for that fewer than 32 digits name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Search {
+    /// Among those that the proxy watches.
+    #[default]
+    Watched,
+    /// In the store of limits of scope Shared too, which costs it a look at every key: one proxy is enough.
+    Store,
+}
+
+impl Search {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// How a search in the store ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Searched {
+    /// Why not all of the store was looked at; empty where it was.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub cut_off: String,
 }
 
 /// What came of a command.
@@ -136,6 +165,9 @@ pub enum Answer {
     Unblocked {
         /// 0 where no bucket of this proxy has the key.
         buckets: u32,
+        /// How the search in the store ended; absent where none was asked for or needed, and from an older proxy.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        searched: Option<Searched>,
     },
     /// It could not be done.
     Failed {

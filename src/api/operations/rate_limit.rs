@@ -183,6 +183,10 @@ pub struct RateLimitUnblock {
     /// Pods that knew the client and let it go, in answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub released: Option<i64>,
+    /// Why the shared store was not searched to its end, in answers, for a client of whom fewer than 32 digits were given; absent
+    /// where it was, or need not be. Pods that watch the client let it go all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unsearched: Option<String>,
     /// Pods that did not, and why, in answers, at most 100. Those of other namespaces are not named.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unanswered: Vec<Unanswered>,

@@ -8,7 +8,7 @@ use fusebox_policy::config::{
     LimitKey, PolicyId, PolicyVersion, ProxyConfig, Reference, ReferenceKind, Side, TargetId,
 };
 use fusebox_policy::report::{BlockedClient, BrokenReference, LimitReport, ProxyReport};
-use fusebox_policy::stream::{Answer, Command, Down, LiveReplicas, TopKey, Up};
+use fusebox_policy::stream::{Answer, Command, Down, LiveReplicas, Search, TopKey, Up};
 use fusebox_testkit::eventually;
 use serde_json::json;
 
@@ -236,15 +236,19 @@ async fn the_leader_asks_a_pod_that_is_connected_to_a_follower() -> Result<()> {
     })
     .await?;
     assert_eq!(source, Source::Peer("follower".into()));
-    let unblock = Command::Unblock { policy: policy(namespace, "limits"), key_digest: "0123456789abcdef".into() };
+    let unblock = Command::Unblock {
+        policy: policy(namespace, "limits"),
+        key_digest: "0123456789abcdef".into(),
+        search: Search::Watched,
+    };
     let answering = async {
         let (id, sent) = command(&mut stream).await?;
         assert_eq!(sent, unblock);
-        stream.send(&Up::Answer { id, answer: Answer::Unblocked { buckets: 2 } }).await
+        stream.send(&Up::Answer { id, answer: Answer::Unblocked { buckets: 2, searched: None } }).await
     };
     let (answer, answered) = tokio::join!(control.commands.ask(&source, pod.uid(), unblock.clone()), answering);
     answered?;
-    assert_eq!(answer?, Answer::Unblocked { buckets: 2 });
+    assert_eq!(answer?, Answer::Unblocked { buckets: 2, searched: None });
     follower.replica.control.directory.remove(pod.uid());
     follower.replica.ended("PodGone").await?;
     assert_eq!(control.commands.ask(&source, pod.uid(), unblock.clone()).await, Err(Unanswered::NotConnected));

@@ -188,7 +188,10 @@ fn bounded(command: &Command, answer: Answer) -> Answer {
             keys.iter_mut().for_each(|key| cut(&mut key.key));
             Answer::TopKeys { keys }
         }
-        (Command::Unblock { .. }, answer @ Answer::Unblocked { .. }) => answer,
+        (Command::Unblock { .. }, Answer::Unblocked { buckets, mut searched }) => {
+            searched.iter_mut().for_each(|searched| cut(&mut searched.cut_off));
+            Answer::Unblocked { buckets, searched }
+        }
         (_, Answer::Failed { mut problem }) => {
             cut(&mut problem);
             Answer::Failed { problem }
@@ -300,7 +303,7 @@ mod tests {
     fn what_is_no_answer_to_the_command_is_left_out() {
         let foreign = Answer::TopKeys { keys: vec![top("b", "0123456789abcdef"), top("a", "short"), top("a", "xyz")] };
         assert_eq!(bounded(&ask(), foreign), Answer::TopKeys { keys: vec![] });
-        let Answer::Failed { problem } = bounded(&ask(), Answer::Unblocked { buckets: 1 }) else { panic!("taken") };
+        let Answer::Failed { problem } = bounded(&ask(), Answer::Unblocked { buckets: 1, searched: None }) else { panic!("taken") };
         assert_eq!(problem, "the sidecar answered something else");
     }
 }

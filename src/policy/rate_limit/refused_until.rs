@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::buckets::Seeds;
-use super::digest::KeyId;
+use super::digest::{KeyId, KeyPrefix};
 
 /// Refusals that meet in the table at once; one more takes the place of the one that ends first.
 const WAYS: usize = 4;
@@ -64,10 +64,12 @@ impl RefusedUntil {
         known.until.checked_duration_since(now).filter(|left| !left.is_zero())
     }
 
-    /// Forgets what is known of one client: its bucket was filled by a person.
-    pub fn forget(&self, key: KeyId) {
-        for place in self.set(key).lock().iter_mut() {
-            *place = place.filter(|known| known.key != key);
+    /// Forgets what is known of one client: its buckets were filled by a person.
+    pub fn forget(&self, client: &KeyPrefix) {
+        for set in &self.sets {
+            for place in set.lock().iter_mut() {
+                *place = place.filter(|known| !client.matches(known.key));
+            }
         }
     }
 

@@ -6,24 +6,21 @@ use std::time::Instant;
 
 use fusebox_policy::config::PolicyId;
 use fusebox_policy::rate_limit::{KeyId, KeyPrefix, MAX_TOP_KEYS};
-use fusebox_policy::stream::{Answer, Command, TopKey};
+use fusebox_policy::stream::{Answer, Command, Search, Searched, TopKey};
 
 use super::Installed;
-use super::store::StoreLost;
+use super::store::{DIGITS, StoreLost};
 use crate::clock::Clock;
 use crate::enforcer::Enforcer;
 
 /// Keys in one answer, whatever number of limits they are of, so that its line stays within its bound.
 pub(crate) const MAX_KEYS_ANSWERED: usize = 1_000;
 
-/// Digits of a digest by which the store finds a client.
-const STORE_DIGITS: usize = 32;
-
 /// Does what is asked, and says what came of it.
 pub(crate) async fn answer(enforcer: &Enforcer, command: Command) -> Answer {
     match command {
         Command::TopKeys { policy, most } => top_keys(enforcer, &policy, most),
-        Command::Unblock { policy, key_digest } => unblock(enforcer, &policy, &key_digest).await,
+        Command::Unblock { policy, key_digest, search } => unblock(enforcer, &policy, (&key_digest, search)).await,
         Command::Unknown => failed("this proxy does not know the command: upgrade the proxy"),
     }
 }
@@ -36,15 +33,19 @@ fn top_keys(enforcer: &Enforcer, policy: &PolicyId, most: u32) -> Answer {
     Answer::TopKeys { keys: keys.take(MAX_KEYS_ANSWERED).collect() }
 }
 
-async fn unblock(enforcer: &Enforcer, policy: &PolicyId, digits: &str) -> Answer {
+async fn unblock(enforcer: &Enforcer, policy: &PolicyId, (digits, search): (&str, Search)) -> Answer {
     let Some(limits) = limits_of(enforcer, policy) else { return not_here(policy) };
     let client = match KeyPrefix::parse(digits) {
         Ok(client) => client,
         Err(error) => return failed(&format!("no client is named by {digits:?}: {error}")),
     };
+    let (found, searched) = match search {
+        Search::Store if digits.len() < DIGITS => in_store(&limits, digits).await,
+        Search::Store | Search::Watched => (named(digits), None),
+    };
     let mut buckets = 0;
     for limit in &limits {
-        match limit.unblock(&client, digits).await {
+        match limit.unblock(&client, &found).await {
             Ok(filled) => buckets += filled,
             Err(lost) => {
                 return failed(&format!("clients of limit {} stay as they are: {lost}", limit.tracked.key.limit));
@@ -52,7 +53,28 @@ async fn unblock(enforcer: &Enforcer, policy: &PolicyId, digits: &str) -> Answer
         }
     }
     enforcer.limits_changed();
-    Answer::Unblocked { buckets }
+    Answer::Unblocked { buckets, searched }
+}
+
+/// The client that all digits name by which the store finds one.
+fn named(digits: &str) -> Vec<KeyId> {
+    let number = digits.get(..DIGITS).and_then(|digits| u128::from_str_radix(digits, 16).ok());
+    number.map(KeyId::from).into_iter().collect()
+}
+
+/// Clients whose digest begins with these digits, as the store has them, and how the search ended. All shared limits of a policy
+/// are in one store, and one look at it is enough for all of them.
+async fn in_store(limits: &[Installed], digits: &str) -> (Vec<KeyId>, Option<Searched>) {
+    let families: Vec<_> = limits.iter().filter_map(|limit| limit.shared.as_ref()).collect();
+    let Some((common, family)) = families.first() else { return (Vec::new(), None) };
+    let found = match common.search(&family.pattern(digits)).await {
+        Ok(found) => found,
+        Err(lost) => return (Vec::new(), Some(Searched { cut_off: lost.to_string() })),
+    };
+    let clients =
+        found.buckets.iter().filter_map(|name| families.iter().find_map(|(_, family)| family.client_of(name)));
+    let cut_off = found.cut_off.map(|why| why.to_string()).unwrap_or_default();
+    (clients.collect(), Some(Searched { cut_off }))
 }
 
 impl Installed {
@@ -69,21 +91,19 @@ impl Installed {
         tracked.top.top(most).into_iter().map(shown).collect()
     }
 
-    /// Fills the client's buckets and ends its blocks; how many there were. The store finds a client by 32 digits, so that fewer
-    /// name one only while it is watched.
-    async fn unblock(&self, client: &KeyPrefix, digits: &str) -> Result<u32, StoreLost> {
+    /// Fills the client's buckets and ends its blocks; how many there were. The store finds clients by their whole digest: those
+    /// that are watched, and those that were `found` otherwise.
+    async fn unblock(&self, client: &KeyPrefix, found: &[KeyId]) -> Result<u32, StoreLost> {
         let tracked = &self.tracked;
         let watched = tracked.top.top(MAX_TOP_KEYS).into_iter().map(|key| key.digest.id());
-        let named =
-            digits.get(..STORE_DIGITS).and_then(|digits| u128::from_str_radix(digits, 16).ok()).map(KeyId::from);
-        let mut clients: Vec<KeyId> = watched.filter(|key| client.matches(*key)).chain(named).collect();
+        let mut clients: Vec<KeyId> = watched.filter(|key| client.matches(*key)).chain(found.iter().copied()).collect();
         clients.sort_unstable();
         clients.dedup();
         let mut filled = 0;
         if let Some((common, family)) = self.shared.as_ref().filter(|_| !clients.is_empty()) {
             filled = common.unblock(family, &clients).await?;
         }
-        clients.iter().for_each(|client| tracked.refused.forget(*client));
+        tracked.refused.forget(client);
         tracked.top.unblock(|digest| client.matches(digest.id()));
         Ok(filled + tracked.buckets.fill(client, Instant::now()))
     }

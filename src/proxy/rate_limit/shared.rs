@@ -19,7 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::store::{
-    BucketFamily, SharedDemand, SharedStore, StoreAddresses, StoreLost, StoreSettings, StoreState, Unresolved,
+    BucketFamily, Found, SharedDemand, SharedStore, StoreAddresses, StoreLost, StoreSettings, StoreState, Unresolved,
 };
 
 /// Stores that are connected to at once.
@@ -189,6 +189,12 @@ impl Common {
     pub(super) async fn decide(&self, demands: &[SharedDemand]) -> Result<Vec<Verdict>, StoreLost> {
         let store = self.store.as_ref().ok_or(StoreLost::NotConnected)?;
         store.shared.decide(demands).await
+    }
+
+    /// The buckets in the store whose names fit.
+    pub(super) async fn search(&self, pattern: &str) -> Result<Found, StoreLost> {
+        let store = self.store.as_ref().ok_or(StoreLost::NotConnected)?;
+        store.shared.search(pattern).await
     }
 
     /// Empties what the store knows of these clients; how many buckets there were.

@@ -11,6 +11,7 @@ mod keeper;
 mod link;
 mod patience;
 mod script;
+mod search;
 mod settings;
 mod topology;
 
@@ -22,10 +23,11 @@ use fusebox_policy::rate_limit::Verdict;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::task::AbortOnDropHandle;
 
-pub(crate) use self::bucket::{BucketFamily, BucketName, SharedDemand, Tag};
+pub(crate) use self::bucket::{BucketFamily, BucketName, DIGITS, SharedDemand, Tag};
 pub(crate) use self::error::StoreLost;
 use self::link::Link;
 use self::script::Decision;
+pub(crate) use self::search::Found;
 pub(crate) use self::settings::{StoreAddresses, StoreSettings, Unresolved};
 
 /// At most so many decisions are under way at once; more wait, within their time.
@@ -125,6 +127,17 @@ impl SharedStore {
             Ok(count)
         };
         tokio::time::timeout(limit, forgotten).await.map_err(|_| StoreLost::Timeout { limit })?
+    }
+
+    /// The buckets whose names fit a pattern of [`BucketFamily::pattern`], as far as the store can be searched in a second.
+    ///
+    /// # Errors
+    /// [`StoreLost`] when no connection stands.
+    pub(crate) async fn search(&self, pattern: &str) -> Result<Found, StoreLost> {
+        let limit = connection::ATTEMPT / 2;
+        let link =
+            tokio::time::timeout(limit, self.shared.link()).await.map_err(|_| StoreLost::Timeout { limit })??;
+        Ok(search::search(&link, pattern).await)
     }
 
     /// How things stand.

@@ -12,7 +12,7 @@ use fusebox_policy::config::{
 };
 use fusebox_policy::rate_limit::digest;
 use fusebox_policy::report::{LimitReport, RecentDecisions};
-use fusebox_policy::stream::{Answer, Command, Down, Up};
+use fusebox_policy::stream::{Answer, Command, Down, Search, Up};
 use http::StatusCode;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::json;
@@ -174,9 +174,12 @@ async fn a_block_is_told_at_once_shown_on_request_and_ended_by_a_person() {
     assert_eq!((keys.len(), keys[0].refused, keys[0].digest.as_str()), (1, 3, &sha256("ada")[..16]));
     assert!(keys[0].blocked_until_unix_ms.is_some());
 
-    let unblock = |key: &str| Command::Unblock { policy: policy.clone(), key_digest: sha256(key)[..16].to_owned() };
-    assert_eq!(answer(&mut stream, unblock("nobody")).await, Answer::Unblocked { buckets: 0 });
-    assert_eq!(answer(&mut stream, unblock("ada")).await, Answer::Unblocked { buckets: 1 });
+    let unblock = |key: &str| {
+        let (policy, key_digest) = (policy.clone(), sha256(key)[..16].to_owned());
+        Command::Unblock { policy, key_digest, search: Search::Watched }
+    };
+    assert_eq!(answer(&mut stream, unblock("nobody")).await, Answer::Unblocked { buckets: 0, searched: None });
+    assert_eq!(answer(&mut stream, unblock("ada")).await, Answer::Unblocked { buckets: 1, searched: None });
     assert_eq!(statuses(address, "ada", 1).await, [200], "with a full bucket");
     report_of(&mut stream, |limit| limit.blocked_clients == 0).await;
 }
@@ -191,8 +194,8 @@ async fn a_command_that_makes_no_sense_is_answered_with_what_is_wrong() {
     for command in [
         Command::Unknown,
         Command::TopKeys { policy: other, most: 1 },
-        Command::Unblock { policy: policy.clone(), key_digest: "short".into() },
-        Command::Unblock { policy, key_digest: "zz".repeat(16) },
+        Command::Unblock { policy: policy.clone(), key_digest: "short".into(), search: Search::Watched },
+        Command::Unblock { policy, key_digest: "zz".repeat(16), search: Search::Watched },
     ] {
         let said = answer(&mut stream, command.clone()).await;
         assert!(matches!(said, Answer::Failed { ref problem } if !problem.is_empty()), "{command:?}: {said:?}");

@@ -7,8 +7,8 @@ use fusebox_policy::config::{
     Exceed, Limit, LimitScope, Mode, PolicyId, ProxyConfig, RedisStore, RedisTopology, ReferenceKind, ShowKeys,
     StoreFailure,
 };
-use fusebox_policy::stream::{Command, LiveReplicas};
-use fusebox_testkit::Redis;
+use fusebox_policy::stream::{Answer, Command, LiveReplicas, Search, Searched};
+use fusebox_testkit::{Redis, RedisCluster};
 use http::StatusCode;
 
 use super::rate_limit_support::{limit, rate, reference, send, served, server, started, statuses, value};
@@ -120,7 +120,7 @@ async fn a_block_holds_in_all_replicas_and_a_person_ends_it() {
     let policy = PolicyId { namespace: "shop".into(), name: "api".into() };
     for (proxy, _) in &replicas {
         let key_digest = fusebox_policy::rate_limit::digest(&[b"ada"]).hex()[..16].to_owned();
-        let command = Command::Unblock { policy: policy.clone(), key_digest };
+        let command = Command::Unblock { policy: policy.clone(), key_digest, search: Search::Watched };
         proxy.obey(command).await;
     }
     let started = Instant::now();
@@ -215,4 +215,45 @@ async fn with_an_operator_a_name_of_the_pod_itself_is_no_store() {
     let error = || in_a_cluster.state().limits[0].report.store_error.clone();
     eventually("the store is refused", || error().contains("leads back into the pod")).await;
     assert!(error().contains("spec.store.redis.address") && error().contains("localhost:"), "{}", error());
+}
+
+/// Blocks `ada` at two replicas, forgets who was watched at one, and lets it go by sixteen digits there.
+async fn let_go_by_sixteen_digits(topology: RedisTopology) {
+    let upstream = Upstream::start().await;
+    let mut per_key = shared("per-key", 1);
+    per_key.on_exceed = Exceed { block_for_ms: Some(600_000), delay: None };
+    let mut settings = settings("127.0.0.1:1".parse().unwrap(), vec![per_key]);
+    settings.inbound[0].rate_limit.as_mut().unwrap().store.as_mut().unwrap().topology = topology;
+    let (blocking, address) = started(server(upstream.address), &settings).await;
+    assert_eq!(statuses(address, "ada", 3).await, [200, 429, 429]);
+    assert_eq!(statuses(address, "bob", 3).await, [200, 429, 429]);
+    // This one has never heard of either.
+    let (other, _) = started(server(upstream.address), &settings).await;
+    let policy = PolicyId { namespace: "shop".into(), name: "api".into() };
+    let key_digest = fusebox_policy::rate_limit::digest(&[b"ada"]).hex()[..16].to_owned();
+    let unblock = |search| Command::Unblock { policy: policy.clone(), key_digest: key_digest.clone(), search };
+    let unsearched = other.obey(unblock(Search::Watched)).await;
+    assert_eq!(unsearched, Answer::Unblocked { buckets: 0, searched: None });
+    let searched = other.obey(unblock(Search::Store)).await;
+    assert_eq!(searched, Answer::Unblocked { buckets: 1, searched: Some(Searched::default()) });
+    let again = other.obey(unblock(Search::Store)).await;
+    assert_eq!(again, Answer::Unblocked { buckets: 0, searched: Some(Searched::default()) });
+    // What the first one remembers of the store's refusal ends with the command that every replica gets.
+    assert_eq!(statuses(address, "ada", 1).await, [429]);
+    blocking.obey(unblock(Search::Watched)).await;
+    assert_eq!(statuses(address, "ada", 1).await, [200]);
+    assert_eq!(statuses(address, "bob", 1).await, [429], "nobody else was let go");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sixteen_digits_let_a_client_go_that_no_proxy_watches_on_one_server() {
+    let redis = Redis::start().await.unwrap();
+    let_go_by_sixteen_digits(RedisTopology::Single { address: redis.address().to_string() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sixteen_digits_let_a_client_go_that_no_proxy_watches_on_a_cluster() {
+    let cluster = RedisCluster::start().await.unwrap();
+    let addresses = vec![cluster.nodes[0].address().to_string()];
+    let_go_by_sixteen_digits(RedisTopology::Cluster { addresses }).await;
 }

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use fusebox_api::RateLimit;
 use fusebox_policy::config::{LimitKey, ProxyConfig};
 use fusebox_policy::report::{BlockedClient, BrokenReference, LimitReport, ProxyReport, RecentDecisions};
-use fusebox_policy::stream::{Answer, Command, Down, LiveReplicas, ReferenceValue, TopKey, Up};
+use fusebox_policy::stream::{Answer, Command, Down, LiveReplicas, ReferenceValue, Search, Searched, TopKey, Up};
 use fusebox_testkit::pods::{PodBuilder, TestPod};
 use fusebox_testkit::services::ServiceBuilder;
 use fusebox_testkit::{Cluster, Workload, eventually};
@@ -74,6 +74,9 @@ pub(super) struct Seen {
     pub(super) values: Vec<ReferenceValue>,
     pub(super) replicas: Vec<LiveReplicas>,
     pub(super) unblocked: Vec<String>,
+    /// What it says of its searches in the store; one of an older version where there is nothing.
+    pub(super) searched: Option<Searched>,
+    pub(super) searches: usize,
 }
 
 impl Sidecar {
@@ -161,9 +164,13 @@ fn heard(seen: &Mutex<Seen>, line: Down) -> Option<Up> {
             let keys = seen.config.as_ref().map(keys).unwrap_or_default();
             let answer = match command {
                 Command::TopKeys { .. } => Answer::TopKeys { keys: keys.into_iter().map(top).collect() },
-                Command::Unblock { key_digest, .. } => {
+                Command::Unblock { search: Search::Store, .. } => {
+                    seen.searches += 1;
+                    Answer::Unblocked { buckets: 1, searched: seen.searched.clone() }
+                }
+                Command::Unblock { key_digest, search: Search::Watched, .. } => {
                     seen.unblocked.push(key_digest);
-                    Answer::Unblocked { buckets: 1 }
+                    Answer::Unblocked { buckets: 1, searched: None }
                 }
                 Command::Unknown => Answer::Failed { problem: "unknown".into() },
             };

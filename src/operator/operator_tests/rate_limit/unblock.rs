@@ -1,5 +1,6 @@
 //! Live limits and clients that are let go, through the API server, with and without rights, at either replica.
 
+use fusebox_policy::stream::Searched;
 use http::Method;
 use serde_json::json;
 
@@ -76,6 +77,47 @@ async fn limits_of_pods_at_either_replica_are_shown_and_a_client_is_let_go_by_wh
         silent.is_some_and(|pod| pod["unanswered"].as_str().is_some_and(|why| why.contains("connected"))),
         "{state}"
     );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_pod_searches_the_shared_store_where_sixteen_digits_are_given_and_what_it_left_out_is_said() -> Result<()> {
+    let stage = Stage::new().await?;
+    let (client, namespace, one) = shop(&stage.cluster).await?;
+    let other = server(&client, &namespace).await?;
+    let shared = format!(
+        "{{apiVersion: fusebox.dev/v1alpha1, kind: RateLimit, metadata: {{namespace: {namespace}, name: limits}}, \
+         spec: {{targetRefs: [{{name: payments}}], store: {{redis: {{address: \"redis.shop:6379\"}}}}, limits: [{{name: per-key, \
+         key: [{{apiKey: {{}}}}], rate: {{requests: 60, per: 1m}}, scope: Shared}}]}}}}"
+    );
+    stage.cluster.apply(&shared).await?;
+    let mut sidecars = Vec::new();
+    for pod in [&one, &other] {
+        let sidecar = Sidecar::connect(stage.operator.control, &stage.authority, pod).await?;
+        sidecar.report(vec![]).await?;
+        sidecars.push(sidecar);
+    }
+    condition(&client, &namespace, ("Programmed", "True", "Programmed")).await?;
+    let path = format!("{API}/namespaces/{namespace}/ratelimitstates/limits/unblock");
+    let create = ["create", "--raw", &path, "-f", "-"];
+    let unblock = async |searched: Option<Searched>, digest: &str| -> Result<(serde_json::Value, usize)> {
+        let before: usize = sidecars.iter().map(|it| it.seen.lock().searches).sum();
+        sidecars.iter().for_each(|it| it.seen.lock().searched.clone_from(&searched));
+        let body = json!({ "digest": digest, "reason": "INC-42" }).to_string();
+        let output = stage.cluster.kubectl_with_input(&create, &body).await?;
+        let after: usize = sidecars.iter().map(|it| it.seen.lock().searches).sum();
+        Ok((serde_json::from_slice(&output.stdout)?, after - before))
+    };
+
+    let (whole, searches) = unblock(Some(Searched::default()), ALICE).await?;
+    assert_eq!((searches, &whole["released"], &whole["unsearched"]), (1, &json!(2), &json!(null)), "{whole}");
+    let (cut, searches) = unblock(Some(Searched { cut_off: "cut off after 5 keys".into() }), ALICE).await?;
+    assert!(cut["unsearched"].as_str().is_some_and(|why| why.contains("cut off after 5 keys; 32 digits")), "{cut}");
+    assert_eq!(searches, 2, "another pod may get further");
+    let (older, _) = unblock(None, ALICE).await?;
+    assert!(older["unsearched"].as_str().is_some_and(|why| why.contains("does not search")), "{older}");
+    let (named, searches) = unblock(None, &ALICE.repeat(2)).await?;
+    assert_eq!((searches, &named["unsearched"]), (0, &json!(null)), "{named}");
     Ok(())
 }
 

@@ -2,14 +2,16 @@
 //!
 //! Every pod of a policy is asked at once, also those that are connected to followers, and what did not answer in time is said.
 
-use std::collections::BTreeMap;
+mod searching;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use fusebox_api::operations::{API_VERSION, MAX_LIMITED_KEYS, Metadata, RateLimitUnblock, Unanswered};
 use fusebox_compiler::status::{Asked, Heard, live_limits};
 use fusebox_compiler::{Kind, PolicyKey, PolicyPlan};
 use fusebox_policy::config::PolicyId;
-use fusebox_policy::stream::{self, Command};
+use fusebox_policy::stream::{self, Command, Search};
 use futures::{StreamExt, stream::iter};
 
 use super::{Desk, heard, no_policy};
@@ -57,12 +59,11 @@ impl Desk {
     pub(super) async fn unblock(&self, release: Release) -> Result<Answer, Refusal> {
         let compiled = self.compiled()?;
         let plan = compiled.plan.policies.get(&key(&release.policy)).ok_or_else(|| limit_not_found(&release.policy))?;
-        let command = Command::Unblock { policy: release.policy.clone(), key_digest: release.digest.clone() };
-        let answers = self.ask_all(plan, &command).await;
-        let released = answers
-            .values()
-            .filter(|answer| matches!(answer, Ok(stream::Answer::Unblocked { buckets }) if *buckets > 0));
-        let released = released.count();
+        let searching = self.search(plan, &release).await;
+        let answers = self.ask_all(plan, &unblocking(&release, Search::Watched)).await;
+        let knew = |answer: &Result<stream::Answer, String>| matches!(answer, Ok(stream::Answer::Unblocked { buckets, .. }) if *buckets > 0);
+        let who = answers.iter().filter(|(_, answer)| knew(answer)).map(|(uid, _)| uid);
+        let released = who.chain(&searching.released).collect::<BTreeSet<_>>().len();
         let unanswered = unanswered(plan, &answers);
         self.tell_unblocked(plan, &release, (released, unanswered.len()));
         let Release { policy: PolicyId { namespace, name }, digest, reason, user: _ } = release;
@@ -75,6 +76,7 @@ impl Desk {
             reason,
             pods: Some(number(answers.len())),
             released: Some(number(released)),
+            unsearched: searching.unsearched,
             unanswered,
         })))
     }
@@ -125,6 +127,11 @@ impl Desk {
         let happening = Happening { severity: Severity::Normal, reason: "ClientUnblocked".to_owned(), note };
         self.events.lock().record(&plan.version, vec![happening], Instant::now());
     }
+}
+
+fn unblocking(release: &Release, search: Search) -> Command {
+    let Release { policy, digest, .. } = release;
+    Command::Unblock { policy: policy.clone(), key_digest: digest.clone(), search }
 }
 
 fn key(id: &PolicyId) -> PolicyKey {

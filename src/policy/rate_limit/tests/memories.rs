@@ -38,7 +38,7 @@ fn a_client_that_was_let_go_and_a_changed_rate_are_asked_of_the_store_again() {
     for client in [1, 2] {
         refused.refused(key(client), (1, at(SECOND)), at(0));
     }
-    refused.forget(key(1));
+    refused.forget(&KeyPrefix::parse(&format!("{:?}", key(1))).unwrap());
     assert_eq!(refused.certain(key(1), 1, at(0)), None);
     assert!(refused.certain(key(2), 1, at(0)).is_some());
     refused.clear();

@@ -10,8 +10,13 @@ use fusebox_policy::config::LimitKey;
 use fusebox_policy::rate_limit::{Ask, KeyId, Outcome, Refusal, Verdict};
 use sha2::{Digest as _, Sha256};
 
+use super::search::literal;
+
 /// Longest time that the script reckons with: 71 years. Its sums stay below 2^53, where doubles stop being exact.
 pub(super) const MAX_SPAN_US: u64 = 1 << 51;
+
+/// Digits of a client's digest in a bucket's name.
+pub(crate) const DIGITS: usize = 32;
 
 /// How many bytes of a limit's digest stand in its name.
 const LIMIT_DIGEST_BYTES: usize = 8;
@@ -95,6 +100,19 @@ impl BucketFamily {
         let digest = client.to_string();
         let tag = policy.as_deref().unwrap_or(&digest);
         BucketName(format!("{prefix}:{{{tag}}}:{limit}:{digest}"))
+    }
+
+    /// What the names of all buckets with this prefix have in common, of clients whose digest begins with these digits.
+    pub(crate) fn pattern(&self, digits: &str) -> String {
+        let digits = digits.get(..DIGITS).unwrap_or(digits).to_ascii_lowercase();
+        format!("{}:{{*}}:*:{}*", literal(&self.prefix), literal(&digits))
+    }
+
+    /// Whose bucket it is, if it is one of these.
+    pub(crate) fn client_of(&self, bucket: &BucketName) -> Option<KeyId> {
+        let (_, digest) = bucket.0.rsplit_once(':')?;
+        let client = u128::from_str_radix(digest, 16).ok().filter(|_| digest.len() == DIGITS).map(KeyId::from)?;
+        (self.bucket(client) == *bucket).then_some(client)
     }
 }
 

@@ -4,6 +4,7 @@ mod deciding;
 mod guarded;
 mod losing;
 mod reference;
+mod searching;
 mod spreading;
 
 use std::time::Duration;
