@@ -1,5 +1,6 @@
 //! Decisions of a real Redis, and what becomes of them when it is away.
 
+mod clocks;
 mod deciding;
 mod guarded;
 mod losing;
