@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use self::bound::{MAX_SHARDS, chosen};
+use self::bound::chosen;
 use self::overflow::Overflow;
 use self::shard::Shard;
 use super::bucket::{Bucket, Intent, Spending};
@@ -32,7 +32,7 @@ pub struct Buckets {
     seeds: Seeds,
     /// How many of the shards are in use: a power of two. It changes while all of them are locked.
     among: AtomicU32,
-    shards: Box<[Padded; MAX_SHARDS]>,
+    shards: Box<[Padded]>,
     /// How many places there are. Buckets move to other shards only while it is locked, so that whoever goes through all of them
     /// and must miss none holds it.
     places: Mutex<usize>,
@@ -73,13 +73,14 @@ impl Buckets {
     #[must_use]
     pub fn new(rate: Rate, max_tracked_keys: usize, seed: u64, now: Instant) -> Self {
         let places = bound::places(max_tracked_keys);
-        let (seeds, among) = (Seeds::new(seed), bound::shards(places));
+        let (seeds, room) = (Seeds::new(seed), bound::room(places));
+        let among = bound::shards(places, room);
         let shard = |shard| Padded(Mutex::new(Shard::new(bound::places_of(shard, (places, among)), among, seeds)));
         Self {
             origin: now,
             seeds,
             among: AtomicU32::new(among),
-            shards: Box::new(std::array::from_fn(shard)),
+            shards: (0..room).map(shard).collect(),
             places: Mutex::new(places),
             overflow: Mutex::new(Overflow::new(&rate)),
         }
@@ -142,7 +143,7 @@ impl Buckets {
     /// would have refilled at its old rate until its next request.
     pub fn set_rates(&self, rule: Rate, rate_of: impl Fn(KeyId) -> Rate, now: Instant) {
         let (now, _unmoved) = (self.since(now), self.places.lock());
-        for shard in &*self.shards {
+        for shard in &self.shards {
             shard.0.lock().set_rates(&rate_of, now);
         }
         self.overflow.lock().adopt(&rule, now);
@@ -151,10 +152,10 @@ impl Buckets {
     /// Forgets the buckets that are full, which loses nothing. To be called now and then, so that memory follows the clients.
     pub fn forget_full(&self, now: Instant) {
         let (now, places) = (self.since(now), self.places.lock());
-        for shard in &*self.shards {
+        for shard in &self.shards {
             shard.0.lock().forget_full(now);
         }
-        if bound::shards(*places) != self.among.load(Ordering::Relaxed) {
+        if bound::shards(*places, self.shards.len()) != self.among.load(Ordering::Relaxed) {
             self.arrange(*places);
         }
     }

@@ -12,9 +12,12 @@ use super::shard::Shard;
 use super::{Buckets, MAX_TRACKED_KEYS, index};
 
 /// The most shards; each is a lock of its own.
-pub(super) const MAX_SHARDS: usize = 64;
+const MAX_SHARDS: usize = 64;
 
-const _: () = assert!(MAX_TRACKED_KEYS / MAX_SHARDS < index::MAX_SLOTS, "a shard can't number its places");
+/// Every table has room for so many: a small one that grows can then have all places that there may be.
+const LEAST_SHARDS: usize = 16;
+
+const _: () = assert!(MAX_TRACKED_KEYS / LEAST_SHARDS < index::MAX_SLOTS, "a shard can't number its places");
 
 /// A shard has at least so many places: fewer would fill too unevenly.
 const LEAST_PLACES: usize = 4_096;
@@ -33,13 +36,14 @@ impl Buckets {
     /// Gives each shard its part of the places. Where there should be fewer shards, and one could not number all the buckets it
     /// would have, that waits until enough of them are full. To be called with `self.places` locked.
     pub(super) fn arrange(&self, places: usize) {
-        let mut shards: Vec<MutexGuard<'_, Shard>> = self.shards.iter().map(|shard| shard.0.lock()).collect();
+        let mut locked: Vec<MutexGuard<'_, Shard>> = self.shards.iter().map(|shard| shard.0.lock()).collect();
         let standing = self.among.load(Ordering::Relaxed);
-        let wanted = shards_for(places, standing, |shard| shards[shard].len());
+        let wanted = shards(places, self.shards.len());
+        let wanted = if fits((wanted, standing), |shard| locked[shard].len()) { wanted } else { standing };
         if wanted != standing {
-            self.spread(&mut shards, wanted);
+            self.spread(&mut locked, wanted);
         }
-        for (number, shard) in shards.iter_mut().enumerate() {
+        for (number, shard) in locked.iter_mut().enumerate() {
             shard.set_most(places_of(number, (places, wanted)), wanted);
         }
         self.among.store(wanted, Ordering::Relaxed);
@@ -67,9 +71,14 @@ pub(super) fn places(max_tracked_keys: usize) -> usize {
     max_tracked_keys.clamp(1, MAX_TRACKED_KEYS)
 }
 
-/// How many shards a table of so many places has: a power of two, of which a mask chooses.
-pub(super) fn shards(places: usize) -> u32 {
-    1 << (places / LEAST_PLACES).clamp(1, MAX_SHARDS).ilog2()
+/// How many shards a table of so many places has room for, whatever its bound becomes.
+pub(super) fn room(places: usize) -> usize {
+    (shards(places, MAX_SHARDS) as usize).max(LEAST_SHARDS)
+}
+
+/// How many shards of those that it has room for a table of so many places uses: a power of two, of which a mask chooses.
+pub(super) fn shards(places: usize, room: usize) -> u32 {
+    1 << (places / LEAST_PLACES).clamp(1, room.min(MAX_SHARDS)).ilog2()
 }
 
 /// The places of one shard; those that are not in use have none.
@@ -82,14 +91,14 @@ pub(super) fn places_of(shard: usize, (places, among): (usize, u32)) -> usize {
 #[inline]
 #[allow(clippy::cast_possible_truncation, reason = "only the bits of the mask count")]
 pub(super) fn chosen(hash: u64, among: u32) -> usize {
-    ((hash >> 32) as u32 & among.wrapping_sub(1)) as usize % MAX_SHARDS
+    ((hash >> 32) as u32 & among.wrapping_sub(1)) as usize
 }
 
-/// The number of shards for so many places: as it stands where there should be fewer and a shard would have too many buckets.
-fn shards_for(places: usize, standing: u32, len: impl Fn(usize) -> usize) -> u32 {
-    let wanted = shards(places);
-    let together =
-        |shard: u32| (shard..standing).step_by(wanted as usize).map(|shard| len(shard as usize)).sum::<usize>();
-    let fits = (0..wanted).all(|shard| together(shard) <= index::MAX_SLOTS);
-    if fits { wanted } else { standing }
+/// Whether each of the wanted shards can number the buckets it would have of those that stand.
+fn fits((wanted, standing): (u32, u32), len: impl Fn(usize) -> usize) -> bool {
+    let together = |shard: u32| -> usize {
+        let shards = (shard..standing).step_by(wanted as usize);
+        shards.map(|shard| len(shard as usize)).sum()
+    };
+    (0..wanted).all(|shard| together(shard) <= index::MAX_SLOTS)
 }
