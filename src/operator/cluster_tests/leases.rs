@@ -30,7 +30,10 @@ pub(super) fn timing() -> Result<Timing> {
 
 /// Stands for election in the namespace.
 pub(super) async fn stand(namespace: &str, name: &str, leadership: Leadership) -> Result<Standing> {
-    let timing = timing()?;
+    stand_for(namespace, (name, timing()?), leadership).await
+}
+
+async fn stand_for(namespace: &str, (name, timing): (&str, Timing), leadership: Leadership) -> Result<Standing> {
     let client = client(Cluster::shared().await?.config().await?, &timing)?;
     let candidate = Candidate {
         namespace: namespace.to_owned(),
@@ -98,15 +101,15 @@ async fn a_killed_leader_is_replaced_after_its_lease_and_never_before_its_last_w
 }
 
 #[tokio::test]
-async fn a_leader_that_shuts_down_gives_its_lease_back_within_two_seconds() -> Result<()> {
+async fn a_leader_that_shuts_down_gives_its_lease_back_before_it_would_end() -> Result<()> {
     let namespace = namespace().await?;
-    let first = stand(&namespace, "first", Leadership::new(&timing()?)).await?;
+    // Far longer than this test waits for anything.
+    let long = Timing::new(5 * SOON, Duration::from_millis(250), SOON)?;
+    let first = stand_for(&namespace, ("first", long), Leadership::new(&long)).await?;
     leads(&first).await?;
-    let second = stand(&namespace, "second", Leadership::new(&timing()?)).await?;
-    let asked = Instant::now();
+    let second = stand_for(&namespace, ("second", long), Leadership::new(&long)).await?;
     first.shutdown.cancel();
     leads(&second).await?;
-    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
     assert!(!first.leadership.may_write(Instant::now()));
     let leases: Api<Lease> = Api::namespaced(Cluster::shared().await?.client().await?, &namespace);
     let lease = leases.get("fusebox-operator").await?;

@@ -42,7 +42,11 @@ use crate::control::{
 use crate::lease::{Leadership, Timing};
 use crate::token::TokenVerifier;
 
-const SOON: Duration = Duration::from_secs(10);
+/// How long anything is awaited.
+const SOON: Duration = Duration::from_secs(30);
+
+/// What is pushed arrives in far less than any period by which it would come otherwise, and than this.
+const AT_ONCE: Duration = Duration::from_secs(5);
 
 /// One replica's control port.
 struct Replica {

@@ -1,7 +1,7 @@
 //! What belongs to rate limits on a stream: values and live replicas down, limits up, commands and their answers, also by a peer.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use fusebox_policy::config::{
@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::leases::leads;
 use super::peers::whole;
-use super::{Replica, SOON, Stream, authority, entry, pods, workload};
+use super::{AT_ONCE, Replica, SOON, Stream, authority, entry, pods, workload};
 use crate::control::{Entries, Holder, Secret, Sidecar, Source, Unanswered};
 
 fn policy(namespace: &str, name: &str) -> PolicyId {
@@ -127,7 +127,7 @@ async fn values_go_live_to_pods_of_the_policys_namespace_and_to_no_others() -> R
     let changed = Instant::now();
     replica.control.references.set(&holder, entries("second"));
     assert_eq!(values(&mut stream).await?, ["second"]);
-    assert!(changed.elapsed() < Duration::from_millis(250), "{:?}", changed.elapsed());
+    assert!(changed.elapsed() < AT_ONCE, "{:?}", changed.elapsed());
     replica.control.references.set(&holder, None);
     assert_eq!(values(&mut stream).await?, [""; 0], "what is gone is taken back");
     // Whatever it is told next comes after all that it could have been told.

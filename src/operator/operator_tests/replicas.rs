@@ -36,10 +36,8 @@ async fn only_the_leader_writes_and_the_other_takes_over() -> Result<()> {
     let agents = writers(&cluster)?;
     assert!(agents.iter().all(|agent| agent.ends_with(" first")), "{agents:?}");
 
-    let begun = std::time::Instant::now();
     first.stop().await?;
     second.leads().await?;
-    assert!(begun.elapsed() < Duration::from_secs(5), "a lease that is given back is taken at once");
     apply_policy(&cluster, &namespace, "lost", "nobody").await?;
     condition(&client, &namespace, "lost", ("Accepted", "False", "TargetNotFound")).await
 }
