@@ -130,7 +130,7 @@ async fn buckets_whose_slots_are_moved_between_nodes_under_load_pass_exactly() -
     let (passed, moved) = tokio::join!(replicas.send(traffic), moving(&cluster, until));
     let (moved, asked) = (moved?, cluster.calls("asking").await?);
     println!("{moved} slots were moved, and nodes were asked in between {asked} times");
-    ensure!(moved >= 8, "only {moved} slots were moved");
+    ensure!(moved >= 4, "only {moved} slots were moved");
     ensure!(asked > 0, "no decision met a slot on its way");
     assert_exact(&replicas.application, &passed?, traffic.clients)
 }

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use fusebox_e2e::fleet::PATIENCE;
 use fusebox_e2e::replicas::{CLIENT_HEADER, Traffic, send};
 use fusebox_e2e::{Fleet, OperatorOptions, Shop, Sidecar};
+use fusebox_policy::rate_limit::digest;
 use fusebox_testkit::certificates::Authority;
 use fusebox_testkit::{Redis, eventually};
 use futures::future::try_join_all;
@@ -31,15 +32,13 @@ impl Told {
     async fn start(
         count: usize,
         (redis, authority): (Value, Option<&Authority>),
-        on_store_failure: &str,
+        (limit, on_store_failure): (Value, &str),
     ) -> Result<Self> {
         let fleet = Fleet::start(1, &OperatorOptions::default()).await?;
         let shop = Shop::open(&fleet).await?;
         let sidecars = try_join_all((0..count).map(|_| shop.server(&fleet))).await?;
         let told = Self { fleet, shop, sidecars };
         told.credentials(authority).await?;
-        let limit = json!({ "name": "per-client", "key": [{ "header": CLIENT_HEADER }], "onMissingKey": "Reject",
-            "rate": { "requests": RATE.requests, "per": "1s", "burst": RATE.burst }, "scope": "Shared" });
         let spec = json!({ "targetRefs": [{ "kind": "Service", "name": "payments" }], "limits": [limit],
             "store": { "redis": redis }, "onStoreFailure": on_store_failure });
         told.apply(json!({ "apiVersion": "fusebox.dev/v1alpha1", "kind": "RateLimit", "spec": spec,
@@ -107,13 +106,19 @@ impl Told {
     }
 }
 
+/// The limit of the tests without an operator.
+fn per_client() -> Value {
+    json!({ "name": "per-client", "key": [{ "header": CLIENT_HEADER }], "onMissingKey": "Reject",
+        "rate": { "requests": RATE.requests, "per": "1s", "burst": RATE.burst }, "scope": "Shared" })
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn eight_sidecars_told_by_an_operator_pass_exactly_over_tls_as_a_user_of_an_acl() -> Result<()> {
     let authority = Authority::new("redis")?;
     let redis = Redis::builder().tls(&authority)?.reachable()?.setting(ACL).setting("user default off").start().await?;
     let store = json!({ "address": redis.outside()?.to_string(), "secretRef": { "name": "redis-login" }, "timeout": "1s",
         "tls": { "caFrom": { "configMapRef": { "name": "redis-ca", "key": "ca.crt" } } } });
-    let told = Told::start(REPLICAS, (store, Some(&authority)), "Closed").await?;
+    let told = Told::start(REPLICAS, (store, Some(&authority)), (per_client(), "Closed")).await?;
     assert_exact(&told.shop.upstream, &send(&told.addresses(), TRAFFIC).await?, 1)
 }
 
@@ -123,7 +128,7 @@ async fn without_the_store_sidecars_that_know_how_many_they_are_pass_no_more_tha
     let mut redis = Redis::builder().reachable()?.setting(ACL).setting("user default off").start().await?;
     let store =
         json!({ "address": redis.outside()?.to_string(), "secretRef": { "name": "redis-login" }, "timeout": "200ms" });
-    let told = Told::start(SIDECARS, (store, None), "LocalEstimate").await?;
+    let told = Told::start(SIDECARS, (store, None), (per_client(), "LocalEstimate")).await?;
     redis.kill();
     told.every("knows that the store is lost", |limit| limit.get("storeLostSinceUnixMs").is_some()).await?;
     let away = send(&told.addresses(), Traffic { time: Duration::from_secs(4), rate: 400, clients: 1 }).await?;
@@ -139,4 +144,39 @@ async fn without_the_store_sidecars_that_know_how_many_they_are_pass_no_more_tha
     redis.restart().await?;
     told.every("uses the store again", |limit| limit.get("storeLostSinceUnixMs").is_none()).await?;
     told.condition("StoreReachable", "True").await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_blocked_in_redis_whom_no_sidecar_remembers_is_let_go_by_sixteen_digits() -> Result<()> {
+    let acl = format!("{ACL} +scan");
+    let redis = Redis::builder().reachable()?.setting(acl).setting("user default off").start().await?;
+    let store =
+        json!({ "address": redis.outside()?.to_string(), "secretRef": { "name": "redis-login" }, "timeout": "1s" });
+    let mut limit = per_client();
+    limit["rate"] = json!({ "requests": 1, "per": "1s", "burst": 2 });
+    limit["onExceed"] = json!({ "blockFor": "1h" });
+    let mut told = Told::start(2, (store, None), (limit, "Closed")).await?;
+    told.fleet.install_operations_api().await?;
+    let headers = [(CLIENT_HEADER, "ada")];
+    let mut statuses = Vec::new();
+    for _ in 0..4 {
+        statuses.push(told.sidecars[0].get_inbound_with("/", &headers).await?.status.as_u16());
+    }
+    ensure!(statuses == [200, 200, 429, 429], "{statuses:?}");
+    for sidecar in &mut told.sidecars {
+        sidecar.process.kill();
+        sidecar.restart().await?;
+    }
+    told.every("has the store again", |limit| limit["replicas"] == 2 && limit.get("storeLostSinceUnixMs").is_none())
+        .await?;
+    let digits = digest(&[b"ada"]).short_hex();
+    let unblock =
+        ["limits", "unblock", "shared", "-n", &told.shop.namespace, "--digest", &digits, "--reason", "INC-42"];
+    let said = eventually(PATIENCE, "both sidecars can be asked", async || told.fleet.fusebox(&unblock).await).await?;
+    ensure!(said.contains("let go on 1 of 2 pods"), "{said}");
+    for sidecar in &told.sidecars {
+        let status = sidecar.get_inbound_with("/", &headers).await?.status;
+        ensure!(status == 200, "{status} at {}", sidecar.pod.name());
+    }
+    Ok(())
 }
