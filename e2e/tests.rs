@@ -26,6 +26,8 @@ mod leader;
 mod operations;
 #[path = "tests/operator_gone.rs"]
 mod operator_gone;
+#[path = "tests/rate_limit_lately.rs"]
+mod rate_limit_lately;
 #[path = "tests/rate_limit_shared.rs"]
 mod rate_limit_shared;
 #[path = "tests/rate_limit_shared_faults.rs"]
