@@ -43,14 +43,20 @@ pub(crate) fn read_config(path: &Path) -> Result<Option<ProxyConfig>, BootstrapE
     if bytes.len() as u64 > MAX_CONFIG_BYTES {
         return Err(BootstrapError::TooLong);
     }
-    let text = seal::unseal(&bytes)?;
-    serde_yaml::from_slice(text).map(Some).map_err(BootstrapError::Malformed)
+    parsed(seal::unseal(&bytes)?).map(Some).map_err(BootstrapError::Malformed)
+}
+
+/// As YAML, of which choices have tags (`!apiKey`), or as JSON, which has none and writes them as objects.
+fn parsed(text: &[u8]) -> Result<ProxyConfig, serde_yaml::Error> {
+    // The first letter of a YAML file ends this soon.
+    serde_json::from_slice(text).or_else(|_| serde_yaml::from_slice(text))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fusebox_policy::config::WorkloadId;
+    use fusebox_policy::config::{KeyPart, RateLimit, WorkloadId};
+    use serde_json::json;
 
     #[test]
     fn a_missing_file_is_no_configuration_and_no_error() {
@@ -69,6 +75,26 @@ mod tests {
             std::fs::write(&path, &text[..end]).unwrap();
             assert!(matches!(read_config(&path), Err(BootstrapError::Malformed(_))), "torn at {end}");
         }
+    }
+
+    #[test]
+    fn json_is_read_with_its_choices_as_objects() {
+        let limit: RateLimit = serde_json::from_value(json!({
+            "policy": {"namespace": "shop", "name": "fair"}, "side": "Server", "maxTrackedKeys": 10,
+            "target": {"kind": "Service", "namespace": "shop", "name": "web"},
+            "limits": [{"name": "each", "key": [{"header": "x-client"}],
+                "rules": [{"rate": {"requests": 1, "perMs": 1000, "burst": 1}}]}],
+        }))
+        .unwrap();
+        let text = json!({
+            "format": 1, "workload": {"namespace": "shop", "kind": "Deployment", "name": "web"}, "policies": [],
+            "inbound": [{"port": 8080, "rateLimit": limit}],
+        });
+        let config = parsed(text.to_string().as_bytes()).unwrap();
+        let read = config.inbound[0].rate_limit.as_ref().unwrap();
+        assert_eq!(read.limits[0].key, [KeyPart::Header("x-client".into())]);
+        assert_eq!(parsed(serde_yaml::to_string(&config).unwrap().as_bytes()).unwrap(), config);
+        assert!(parsed(b"{\"format\": 1,").is_err());
     }
 
     #[test]

@@ -303,7 +303,9 @@ mod tests {
     fn what_is_no_answer_to_the_command_is_left_out() {
         let foreign = Answer::TopKeys { keys: vec![top("b", "0123456789abcdef"), top("a", "short"), top("a", "xyz")] };
         assert_eq!(bounded(&ask(), foreign), Answer::TopKeys { keys: vec![] });
-        let Answer::Failed { problem } = bounded(&ask(), Answer::Unblocked { buckets: 1, searched: None }) else { panic!("taken") };
+        let Answer::Failed { problem } = bounded(&ask(), Answer::Unblocked { buckets: 1, searched: None }) else {
+            panic!("taken")
+        };
         assert_eq!(problem, "the sidecar answered something else");
     }
 }
