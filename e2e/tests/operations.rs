@@ -154,7 +154,8 @@ async fn who_may_not_is_told_which_role_helps() -> Result<()> {
     let explain = nobody.fusebox(&fleet, &["explain", "pod/any", "-n", ns]).await?;
     ensure!(explain.code == 1 && explain.err.contains("ClusterRole fusebox-view"), "{explain:?}");
     let status = nobody.fusebox(&fleet, &["status", "payments", "-n", ns]).await?;
-    ensure!(status.code == 1 && status.err.contains("circuitbreakerpolicies.fusebox.dev"), "{status:?}");
+    ensure!(status.code == 1 && status.err.contains("`kubectl create rolebinding fusebox-view-nobody"), "{status:?}");
+    ensure!(!status.err.contains("Status {"), "in words: {status:?}");
     ensure!(shop.policy(&fleet, "payments").await?.spec.force.is_none(), "nobody forced it");
 
     let on_call = on_call(&fleet, &shop).await?;

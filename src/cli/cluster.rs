@@ -4,7 +4,7 @@
 //! have merely no cluster at hand, or no right to it.
 
 use anyhow::{Context as _, Result};
-use fusebox_api::CircuitBreakerPolicy;
+use fusebox_api::{CircuitBreakerPolicy, RateLimit};
 use fusebox_compiler::Snapshot;
 use fusebox_compiler::snapshot::{self, Pod};
 use jiff::Timestamp;
@@ -14,7 +14,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
 use crate::arguments::ClusterArguments;
-use crate::refusal::{Role, explained};
+use crate::refusal::{Role, explained, is_unknown};
 
 /// The field manager of what people set by hand with this command, apart from the operator's own.
 pub(crate) const CLI_MANAGER: &str = "fusebox-cli";
@@ -82,11 +82,21 @@ impl Session {
         let services: Vec<core::Service> = list(Api::all(self.client.clone())).await?;
         let pods: Vec<core::Pod> = list(Api::all(self.client.clone())).await?;
         let namespaces: Vec<core::Namespace> = list(Api::all(self.client.clone())).await?;
+        let limits: Vec<RateLimit> = where_served(list(Api::all(self.client.clone())).await)?;
+        snapshot.rate_limits = limits.iter().map(snapshot::RateLimit::from).collect();
         snapshot.circuit_breakers = policies.iter().map(snapshot::CircuitBreaker::from).collect();
         snapshot.services = services.iter().map(snapshot::Service::from).collect();
         snapshot.pods = pods.iter().filter_map(Pod::from_object).collect();
         snapshot.namespaces = namespaces.iter().map(snapshot::Namespace::from).collect();
         Ok(snapshot)
+    }
+}
+
+/// Nothing where the cluster does not know the kind, as one of an older release does not know every kind.
+fn where_served<K>(listed: Result<Vec<K>>) -> Result<Vec<K>> {
+    match listed {
+        Err(error) if is_unknown(&error) => Ok(Vec::new()),
+        listed => listed,
     }
 }
 

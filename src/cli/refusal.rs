@@ -3,6 +3,8 @@
 //! Who lacks a right is told the role and the command that grants it, to hand on to somebody who may. The command must hold
 //! nothing of the answer that a shell would take for more than a name.
 
+use std::fmt;
+
 use kube::Error;
 use kube::core::Status;
 
@@ -19,6 +21,10 @@ pub(crate) enum Role {
     ClusterView,
 }
 
+/// What the API server answered, in its own words and nothing else of it.
+#[derive(Debug)]
+struct Answer(Box<Status>);
+
 /// The API server's answer with the step that helps; `role` is what the request needs.
 pub(crate) fn explained(error: Error, role: Role) -> anyhow::Error {
     let advice = match &error {
@@ -32,7 +38,7 @@ pub(crate) fn explained(error: Error, role: Role) -> anyhow::Error {
         Error::Api(_) => "the API server refused".to_owned(),
         _ => "the API server can't be reached: check the address in the kubeconfig".to_owned(),
     };
-    anyhow::Error::new(error).context(advice)
+    in_words(error).context(advice)
 }
 
 /// The same of the operations API.
@@ -47,7 +53,12 @@ pub(crate) fn explained_by_operations(error: Error, role: Role) -> anyhow::Error
         Error::Api(status) if [400, 422].contains(&status.code) => "the operator refused".to_owned(),
         _ => return explained(error, role),
     };
-    anyhow::Error::new(error).context(advice)
+    in_words(error).context(advice)
+}
+
+/// Whether the cluster does not know what was asked for.
+pub(crate) fn is_unknown(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Answer>().is_some_and(|Answer(status)| status.code == 404)
 }
 
 /// Whether an error is for want of a right, so that waiting can't help.
@@ -57,6 +68,21 @@ pub(crate) fn is_forbidden(error: &Error) -> bool {
 
 fn managed() -> String {
     "somebody else manages spec.override: change it there, or pass --take-over".to_owned()
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0.message)
+    }
+}
+
+impl std::error::Error for Answer {}
+
+fn in_words(error: Error) -> anyhow::Error {
+    match error {
+        Error::Api(status) => anyhow::Error::new(Answer(status)),
+        other => anyhow::Error::new(other),
+    }
 }
 
 impl Role {

@@ -283,6 +283,13 @@ async fn explain_says_what_applies_to_a_pod_and_why_the_rest_does_not() -> Resul
     fixture.policy("payments", &payments()).await?;
     fixture.policy("inside", &json!({ "targetRefs": [{ "name": "payments" }], "side": "Server" })).await?;
     fixture.policy("lost", &json!({ "targetRefs": [{ "name": "ledger" }] })).await?;
+    let limit = json!({
+        "apiVersion": "fusebox.dev/v1alpha1", "kind": "RateLimit",
+        "metadata": { "name": "calm", "namespace": fixture.namespace },
+        "spec": { "targetRefs": [{ "name": "payments" }], "side": "Client",
+                  "limits": [{ "name": "all", "rate": { "requests": 60, "per": "1m" } }] },
+    });
+    fixture.cluster.apply(&limit.to_string()).await?;
     let client = fixture.cluster.client().await?;
     PodBuilder::bare(&fixture.namespace, "web").with_sidecar().create(&client).await?;
     PodBuilder::bare(&fixture.namespace, "plain").create(&client).await?;
