@@ -6,6 +6,7 @@
 mod arguments;
 mod check;
 mod cluster;
+mod conditions;
 mod explain;
 mod limits;
 mod manifests;

@@ -13,8 +13,8 @@ use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt as _};
 
 use crate::arguments::StatusArguments;
+use crate::conditions;
 use crate::refusal::{Role, explained};
-use crate::status::condition_row;
 use crate::table::{self, Cell};
 use crate::terminal::{BAD, CARE, FAINT, GOOD, STRONG, Styled};
 
@@ -51,7 +51,7 @@ fn row(policy: &RateLimit) -> [Cell; 8] {
     let summary = status.summary.unwrap_or_default();
     let or_dash = |number: Option<i64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
     let blocked = if summary.blocked.is_some_and(|blocked| blocked > 0) { BAD } else { FAINT };
-    let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
+    let ready = conditions::find(&status.conditions, "Ready");
     let (ready, style) = match ready {
         Some(Condition { status, .. }) if status == "True" => ("True".to_owned(), GOOD),
         Some(Condition { reason, .. }) => (reason.clone(), BAD),
@@ -93,8 +93,7 @@ pub(crate) fn print_detail(policy: &RateLimit, now: Timestamp, out: &mut dyn Wri
         }
     }
     writeln!(out)?;
-    let rows: Vec<_> = status.conditions.iter().map(|condition| condition_row(condition, now)).collect();
-    table::write(out, ["CONDITION", "STATUS", "REASON", "SINCE", "MESSAGE"], &rows)?;
+    conditions::print(&status.conditions, now, out)?;
     writeln!(
         out,
         "\n`fusebox limits {}` shows what the pods say now, with the keys that were refused most",

@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use fusebox_api::operations::CircuitBreakerState;
-use fusebox_api::status::{CircuitBreakerPolicyStatus, EndpointCounts, TargetStatus};
+use fusebox_api::status::{EndpointCounts, TargetStatus};
 use fusebox_api::{CircuitBreakerPolicy, RateLimit};
 use futures::{StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Api, ListParams};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Client, ResourceExt as _};
@@ -20,6 +19,7 @@ use serde_json::json;
 
 use crate::arguments::{StatusArguments, StatusOutput as Output};
 use crate::cluster::Session;
+use crate::conditions;
 use crate::operations::Operations;
 use crate::pods;
 use crate::rate_limits;
@@ -231,7 +231,7 @@ fn row(namespace: &str, name: &str, policy: &CircuitBreakerPolicy, now: Timestam
     let status = policy.status.clone().unwrap_or_default();
     let summary = status.summary.clone().unwrap_or_default();
     let state = status.state.unwrap_or_default();
-    let ready = condition(&status, "Ready");
+    let ready = conditions::find(&status.conditions, "Ready");
     let (ready_text, ready_style) = match ready.map(|ready| ready.status.as_str()) {
         Some("True") => ("True".to_owned(), GOOD),
         Some(_) => (ready.map(|ready| ready.reason.clone()).unwrap_or_default(), BAD),
@@ -297,9 +297,7 @@ fn print_detail(policy: &CircuitBreakerPolicy, now: Timestamp, out: &mut dyn Wri
         writeln!(out, "{}", Styled(CARE, line))?;
     }
     writeln!(out)?;
-    let rows: Vec<_> = status.conditions.iter().map(|condition| condition_row(condition, now)).collect();
-    table::write(out, ["CONDITION", "STATUS", "REASON", "SINCE", "MESSAGE"], &rows)?;
-    Ok(())
+    conditions::print(&status.conditions, now, out)
 }
 
 /// Such as `1 of 3 endpoints open (10.1.0.3:8080), 0 half-open`.
@@ -332,21 +330,4 @@ fn target_row(target: &TargetStatus, now: Timestamp) -> [Cell; 11] {
         if target.reason.is_empty() { "-".into() } else { target.reason.clone().into() },
         target.last_transition_time.as_ref().map_or_else(|| "-".to_owned(), |time| table::age(time.0, now)).into(),
     ]
-}
-
-/// A condition as a row.
-pub(crate) fn condition_row(condition: &Condition, now: Timestamp) -> [Cell; 5] {
-    let style = if condition.status == "True" { GOOD } else { CARE };
-    [
-        condition.type_.clone().into(),
-        Cell::styled(condition.status.clone(), style),
-        condition.reason.clone().into(),
-        table::age(condition.last_transition_time.0, now).into(),
-        condition.message.clone().into(),
-    ]
-}
-
-/// The condition of this type.
-pub(crate) fn condition<'a>(status: &'a CircuitBreakerPolicyStatus, kind: &str) -> Option<&'a Condition> {
-    status.conditions.iter().find(|condition| condition.type_ == kind)
 }

@@ -20,9 +20,9 @@ use serde_json::{Value, json};
 
 use crate::arguments::{Forced, ReleaseArguments, TripArguments, WaitArguments};
 use crate::cluster::{CLI_MANAGER, Session};
+use crate::conditions;
 use crate::operations::Operations;
 use crate::refusal::{Role, explained};
-use crate::status::condition;
 use crate::terminal::{Exit, FAINT, GOOD, Styled, Terminal};
 
 /// How often the pods are looked at while they are waited for.
@@ -249,7 +249,7 @@ async fn enforced(session: &Session, name: &str, generation: i64, terminal: &mut
             }
         };
         let status = policy.status.unwrap_or_default();
-        let Some(programmed) = condition(&status, "Programmed") else { continue };
+        let Some(programmed) = conditions::find(&status.conditions, "Programmed") else { continue };
         let current = programmed.observed_generation.is_some_and(|observed| observed >= generation);
         if current && programmed.status == "True" {
             return Ok(programmed.message.clone());
