@@ -12,7 +12,7 @@ use fusebox_policy::config::{
 };
 use jiff::{SignedDuration, Timestamp};
 
-use crate::common_config::{mode, request_match, side};
+use crate::common_config::{invalid, mode, request_match, side};
 use crate::plan::{ForceVerdict, Refusal};
 use crate::snapshot::CircuitBreaker;
 
@@ -111,10 +111,7 @@ fn fallback(fallback: &api::Fallback) -> Option<StaticAnswer> {
 /// The schema refuses the same; a definition that is older or newer than this build may not.
 fn check_scope(spec: &CircuitBreakerPolicySpec) -> Result<(), Refusal> {
     if spec.scope == Scope::Endpoint && spec.side == common::Side::Server {
-        return Err(Refusal::InvalidSpec {
-            field: "spec.scope".to_owned(),
-            problem: "must be Service with side Server: each pod guards itself there".to_owned(),
-        });
+        return Err(invalid("spec.scope", "must be Service with side Server: each pod guards itself there"));
     }
     Ok(())
 }
@@ -140,10 +137,7 @@ fn breaker_rule(
 
 fn check_settings(parameters: &BreakerParameters, prefix: &str) -> Result<(), Refusal> {
     let checked = Settings::try_from(parameters).map(drop);
-    checked.map_err(|error| Refusal::InvalidSpec {
-        field: format!("{prefix}.{}", error.field().trim_end_matches("Ms")),
-        problem: error.to_string(),
-    })
+    checked.map_err(|error| invalid(&format!("{prefix}.{}", error.field().trim_end_matches("Ms")), &error.to_string()))
 }
 
 fn parameters(spec: &CircuitBreakerPolicySpec, trip: &api::Trip) -> BreakerParameters {
@@ -196,10 +190,11 @@ fn failure_on(failure_on: &api::FailureOn) -> Result<FailureOn, Refusal> {
     let api::FailureOn { http_status, grpc_codes, conditions } = failure_on;
     let mut ranges = Vec::with_capacity(http_status.len());
     for (index, pattern) in http_status.iter().enumerate() {
-        ranges.push(status_range(&pattern.0).ok_or_else(|| Refusal::InvalidSpec {
-            field: format!("spec.failureOn.httpStatus[{index}]"),
-            problem: format!("{:?} is no class (5xx), code (429) or range (500-503)", pattern.0),
-        })?);
+        let unknown = || {
+            let problem = format!("{:?} is no class (5xx), code (429) or range (500-503)", pattern.0);
+            invalid(&format!("spec.failureOn.httpStatus[{index}]"), &problem)
+        };
+        ranges.push(status_range(&pattern.0).ok_or_else(unknown)?);
     }
     let failure_on = FailureOn {
         http_status: ranges,
@@ -208,7 +203,7 @@ fn failure_on(failure_on: &api::FailureOn) -> Result<FailureOn, Refusal> {
     };
     match FailureClassifier::try_from(&failure_on) {
         Ok(_) => Ok(failure_on),
-        Err(error) => Err(Refusal::InvalidSpec { field: "spec.failureOn".to_owned(), problem: error.to_string() }),
+        Err(error) => Err(invalid("spec.failureOn", &error.to_string())),
     }
 }
 

@@ -32,6 +32,11 @@ pub(crate) const fn mode(mode: common::Mode) -> Option<config::Mode> {
     }
 }
 
+/// The refusal of a spec that says what can't be enforced; `problem` says what is wrong and how to mend it.
+pub(crate) fn invalid(field: &str, problem: &str) -> Refusal {
+    Refusal::InvalidSpec { field: field.to_owned(), problem: problem.to_owned() }
+}
+
 /// A match that the engine takes.
 ///
 /// # Errors
@@ -50,7 +55,7 @@ pub(crate) fn request_match(field: &str, matches: &common::RequestMatch) -> Resu
         Ok(_) => Ok(matches),
         Err(error) => {
             let below = error.field().strip_prefix("match").unwrap_or_default();
-            Err(Refusal::InvalidSpec { field: format!("{field}{below}"), problem: error.to_string() })
+            Err(invalid(&format!("{field}{below}"), &error.to_string()))
         }
     }
 }

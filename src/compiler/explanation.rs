@@ -11,8 +11,9 @@ use fusebox_api::operations::{API_VERSION, Applies, DoesNotApply, Explanation, M
 use fusebox_policy::config::{self, CircuitBreaker, PolicyId, ProxyConfig, Side, TargetId, WorkloadId};
 
 use crate::common_config::side_told;
+use crate::compile::compile;
 use crate::kind::{Kind, PolicyKey};
-use crate::plan::{Cause, PolicyPlan, TargetPlan, Verdict, compile};
+use crate::plan::{Cause, PolicyPlan, TargetPlan, Verdict};
 use crate::snapshot::{Pod, Snapshot};
 
 /// Who reads an explanation.

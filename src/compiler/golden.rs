@@ -13,8 +13,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::check::File;
+use crate::compile;
 use crate::kind::Kind;
-use crate::plan::{Plan, compile};
+use crate::plan::Plan;
 use crate::snapshot::{Prometheus, ReferenceState};
 use crate::status::{Completeness, Connection, Monitoring, Nack, PodReport, Reports, fold};
 use crate::{manifest, yaml};

@@ -9,6 +9,7 @@ pub mod attachment;
 mod breaker_config;
 pub mod check;
 mod common_config;
+mod compile;
 pub mod dashboards;
 pub mod explanation;
 pub mod injection;
@@ -25,8 +26,9 @@ pub mod yaml;
 
 pub use age::age;
 pub use breaker_config::MAX_OVERRIDE;
+pub use compile::compile;
 pub use kind::{Kind, PolicyKey};
-pub use plan::{Plan, PolicyPlan, WorkloadPlan, compile};
+pub use plan::{Plan, PolicyPlan, WorkloadPlan};
 pub use snapshot::Snapshot;
 pub use status::{PolicyStatus, Reports, fold};
 

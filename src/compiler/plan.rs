@@ -13,20 +13,17 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use fusebox_api::common::{Mode, TargetRef};
-use fusebox_policy::config::{
-    ForcedState, PolicyId, PolicyVersion, ProxyConfig, Reference, Side, TargetId, WorkloadId,
-};
+use fusebox_policy::config::{PolicyId, PolicyVersion, ProxyConfig, Reference, Side, TargetId, WorkloadId};
 use fusebox_policy::stream::LiveReplicas;
 use jiff::Timestamp;
 
 use crate::kind::{Kind, PolicyKey};
 use crate::monitoring::AlertSubject;
-use crate::snapshot::{Prometheus, ReferenceState, Snapshot};
-use crate::{attachment, proxy_config};
+use crate::snapshot::{Prometheus, ReferenceState};
 
 pub use coverage::{Coverage, Gap, GapPod, GapPods, MAX_NAMED_PODS};
 pub use guarded::Guarded;
-pub use part::{BreakerPart, LimitName, LimitPart, Part, StateKeys};
+pub use part::{BreakerPart, ForceVerdict, LimitName, LimitPart, Part, StateKeys};
 pub use verdict::{Attached, Cause, Doubt, Name, Overruled, Refusal, Verdict};
 
 /// What the operator applies and sends, and what it makes statuses from.
@@ -133,49 +130,6 @@ pub enum Readiness {
     NotReady,
 }
 
-/// What became of an override.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ForceVerdict {
-    /// There is none.
-    Absent,
-    /// It is in force.
-    Active {
-        /// What the breakers are forced to.
-        state: ForcedState,
-        /// When it ends.
-        until: Timestamp,
-        /// Why.
-        reason: String,
-    },
-    /// Its time has passed.
-    Expired {
-        /// When it ended.
-        until: Timestamp,
-    },
-    /// It would last longer than is allowed.
-    TooFar {
-        /// When it would end.
-        until: Timestamp,
-        /// The latest end that is allowed.
-        limit: Timestamp,
-    },
-}
-
-/// Compiles everything that the snapshot holds.
-#[must_use]
-pub fn compile(snapshot: &Snapshot) -> Plan {
-    let attachments = attachment::resolve(snapshot);
-    let workloads = proxy_config::workloads(&attachments);
-    let policies = attachments.policies(&workloads);
-    let force = |policy: &PolicyPlan| policy.part.breaker().and_then(|part| part.force.ends_at());
-    let recompile_at = policies.values().filter_map(force).min();
-    let namespaces_with_sidecars = workloads.keys().map(|id| id.namespace.clone()).collect();
-    let references = policies.values().flat_map(|policy| policy.references.keys().cloned()).collect();
-    let guarded = attachments.guarded();
-    let prometheus = snapshot.prometheus;
-    Plan { workloads, policies, references, namespaces_with_sidecars, guarded, prometheus, recompile_at }
-}
-
 impl Plan {
     /// The policies of one kind by namespace and name, those after `after`.
     pub fn of_kind(
@@ -209,16 +163,5 @@ impl PolicyPlan {
     pub fn live_replicas(&self) -> u32 {
         let ready = self.pods.values().filter(|pod| pod.readiness == Readiness::Ready).count();
         u32::try_from(ready).unwrap_or(u32::MAX).max(1)
-    }
-}
-
-impl ForceVerdict {
-    /// When an override that is in force ends.
-    #[must_use]
-    pub const fn ends_at(&self) -> Option<Timestamp> {
-        match self {
-            Self::Active { until, .. } => Some(*until),
-            Self::Absent | Self::Expired { .. } | Self::TooFar { .. } => None,
-        }
     }
 }

@@ -16,7 +16,7 @@ use fusebox_policy::rate_limit::Settings;
 
 use self::store::store_of;
 use self::values::{either, entry, value_from};
-use crate::common_config::{mode, request_match, side};
+use crate::common_config::{invalid, mode, request_match, side};
 use crate::plan::{LimitName, LimitPart, Refusal};
 use crate::snapshot::{RateLimit, ReferenceState};
 
@@ -262,8 +262,4 @@ fn quotas(namespace: &str, field: &str, from: &api::QuotasFrom) -> Result<config
             api::UnknownKey::Reject => config::UnknownKey::Reject,
         },
     })
-}
-
-fn invalid(field: &str, problem: &str) -> Refusal {
-    Refusal::InvalidSpec { field: field.to_owned(), problem: problem.to_owned() }
 }

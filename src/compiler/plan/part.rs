@@ -6,9 +6,8 @@ use std::collections::BTreeSet;
 
 use fusebox_api::circuit_breaker::Scope;
 use fusebox_api::rate_limit::LimitScope;
-use fusebox_policy::config::{BreakerKey, LimitKey};
-
-use super::ForceVerdict;
+use fusebox_policy::config::{BreakerKey, ForcedState, LimitKey};
+use jiff::Timestamp;
 
 /// What only one kind has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +27,34 @@ pub struct BreakerPart {
     pub rules: Vec<String>,
     /// What became of its override.
     pub force: ForceVerdict,
+}
+
+/// What became of an override.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ForceVerdict {
+    /// There is none.
+    Absent,
+    /// It is in force.
+    Active {
+        /// What the breakers are forced to.
+        state: ForcedState,
+        /// When it ends.
+        until: Timestamp,
+        /// Why.
+        reason: String,
+    },
+    /// Its time has passed.
+    Expired {
+        /// When it ended.
+        until: Timestamp,
+    },
+    /// It would last longer than is allowed.
+    TooFar {
+        /// When it would end.
+        until: Timestamp,
+        /// The latest end that is allowed.
+        limit: Timestamp,
+    },
 }
 
 /// What only a RateLimit has.
@@ -77,6 +104,17 @@ impl Part {
         match self {
             Self::RateLimit(part) => Some(part),
             Self::CircuitBreaker(_) => None,
+        }
+    }
+}
+
+impl ForceVerdict {
+    /// When an override that is in force ends.
+    #[must_use]
+    pub const fn ends_at(&self) -> Option<Timestamp> {
+        match self {
+            Self::Active { until, .. } => Some(*until),
+            Self::Absent | Self::Expired { .. } | Self::TooFar { .. } => None,
         }
     }
 }

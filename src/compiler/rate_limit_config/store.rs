@@ -9,8 +9,8 @@ use std::net::IpAddr;
 use fusebox_api::rate_limit::{self as api, RedisAddress};
 use fusebox_policy::config::{self, RedisStore, RedisTopology, Reference};
 
-use super::invalid;
 use super::values::{CERTIFICATE, PASSWORD, PRIVATE_KEY, USERNAME, either, secret, value_from};
+use crate::common_config::invalid;
 use crate::plan::Refusal;
 use crate::snapshot::{RateLimit, ReferenceState};
 

@@ -9,7 +9,7 @@ use fusebox_api::RateLimitSpec;
 use fusebox_api::rate_limit as api;
 use fusebox_policy::config::{Reference, ReferenceKind};
 
-use super::invalid;
+use crate::common_config::invalid;
 use crate::plan::Refusal;
 use crate::snapshot::{RateLimit, ReferenceState};
 

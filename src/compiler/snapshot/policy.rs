@@ -1,6 +1,6 @@
 //! A policy of any kind as the compiler sees it: what all of them have, around the spec of its own kind.
 //!
-//! It must know no kind: a new one is its spec, one impl of [`PolicySpec`], and a name for the two together.
+//! It must know no kind: a new one is its spec, which says what all specs say, and a name for the two together.
 
 use fusebox_api::common::{Mode, Side, TargetRef};
 use fusebox_api::{CircuitBreakerPolicySpec, RateLimitSpec};
@@ -69,30 +69,22 @@ where
     }
 }
 
-impl PolicySpec for CircuitBreakerPolicySpec {
-    fn side(&self) -> Side {
-        self.side
-    }
+macro_rules! says_what_all_say {
+    ($($spec:ty),+) => {
+        $(impl PolicySpec for $spec {
+            fn side(&self) -> Side {
+                self.side
+            }
 
-    fn mode(&self) -> Mode {
-        self.mode
-    }
+            fn mode(&self) -> Mode {
+                self.mode
+            }
 
-    fn target_refs(&self) -> &[TargetRef] {
-        &self.target_refs
-    }
+            fn target_refs(&self) -> &[TargetRef] {
+                &self.target_refs
+            }
+        })+
+    };
 }
 
-impl PolicySpec for RateLimitSpec {
-    fn side(&self) -> Side {
-        self.side
-    }
-
-    fn mode(&self) -> Mode {
-        self.mode
-    }
-
-    fn target_refs(&self) -> &[TargetRef] {
-        &self.target_refs
-    }
-}
+says_what_all_say!(CircuitBreakerPolicySpec, RateLimitSpec);

@@ -7,8 +7,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::*;
 use crate::check::File;
+use crate::compile;
 use crate::kind::Kind;
-use crate::plan::{Plan, compile};
+use crate::plan::Plan;
 
 const MANIFESTS: &str = "
 {apiVersion: v1, kind: Namespace, metadata: {name: shop}}
