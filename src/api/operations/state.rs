@@ -95,3 +95,34 @@ impl<S: State> StateList<S> {
         Self { api_version: API_VERSION.to_owned(), kind: format!("{}List", S::KIND), metadata, items }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::de::DeserializeOwned;
+
+    use super::*;
+    use crate::operations::{CircuitBreakerState, RateLimitState};
+
+    fn stays<S: State + Serialize + DeserializeOwned>(text: &str) {
+        let list: StateList<S> = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&list).unwrap(), text);
+        assert_eq!((list.items[0].size(), list.items[0].is_incomplete()), (1, true));
+    }
+
+    #[test]
+    fn states_of_every_kind_are_flat_objects_with_their_fields_in_order() {
+        stays::<CircuitBreakerState>(
+            r#"{"apiVersion":"ops.fusebox.dev/v1alpha1","kind":"CircuitBreakerStateList","metadata":{"continue":"shop/pay"},"items":[{"apiVersion":"ops.fusebox.dev/v1alpha1","kind":"CircuitBreakerState","metadata":{"namespace":"shop","name":"pay"},"generation":2,"side":"Client","scope":"Service","mode":"Enforce","incomplete":true,"truncated":true,"pods":[{"name":"web","workload":"Deployment/web","ready":true,"connected":false,"current":false,"breakers":[{"target":{"namespace":"shop","name":"pay"},"port":80,"state":"Open","failurePercent":50.0,"trips":1,"rejected":7}]}],"elsewhere":[{"namespace":"bank","pods":3,"ready":2,"current":1,"open":1}]}]}"#,
+        );
+        stays::<RateLimitState>(
+            r#"{"apiVersion":"ops.fusebox.dev/v1alpha1","kind":"RateLimitStateList","metadata":{},"items":[{"apiVersion":"ops.fusebox.dev/v1alpha1","kind":"RateLimitState","metadata":{"namespace":"shop","name":"api"},"generation":2,"side":"Server","mode":"Shadow","incomplete":true,"pods":[{"name":"web","workload":"Deployment/web","ready":true,"connected":true,"current":true,"limits":[{"target":{"namespace":"shop","name":"api"},"port":8080,"limit":"all","reported":true,"allowed":5,"limited":4,"delayed":0,"trackedKeys":1,"blockedClients":0}]}],"elsewhere":[{"namespace":"bank","pods":3,"ready":2,"current":1,"limited":9}]}]}"#,
+        );
+    }
+
+    #[test]
+    fn what_an_older_operator_leaves_out_is_none() {
+        let text = r#"{"apiVersion":"ops.fusebox.dev/v1alpha1","kind":"RateLimitState","metadata":{"namespace":"shop","name":"api"},"generation":2,"side":"Server","mode":"Shadow"}"#;
+        let state: RateLimitState = serde_json::from_str(text).unwrap();
+        assert_eq!((state.enforcers.pods.len(), state.size(), state.is_incomplete()), (0, 0, false));
+    }
+}
