@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use redis::Cmd;
 
 use super::bucket::BucketName;
@@ -15,8 +16,8 @@ use super::link::{Link, Nodes};
 /// How long a search may take, so that its answer is there while the operator waits.
 const SEARCH_TIME: Duration = Duration::from_millis(1_200);
 
-/// Keys that one step looks at, during which the store does nothing else: well under a millisecond.
-const KEYS_PER_STEP: usize = 1_000;
+/// Keys that one step looks at, during which the store does nothing else: about half a millisecond.
+const KEYS_PER_STEP: usize = 500;
 
 /// Keys that are looked at over all nodes.
 const MAX_KEYS: usize = 2_000_000;
@@ -56,66 +57,70 @@ pub(crate) enum CutOff {
     NotAllowed,
 }
 
-/// How far a search has come.
+/// How far the search of one node has come.
 struct Search<'a> {
+    connection: &'a Connection,
     pattern: &'a str,
     until: Instant,
-    looked_at: usize,
+    /// Keys that may still be looked at.
+    left: usize,
     buckets: Vec<BucketName>,
 }
 
-/// Looks at the keys of every node, one after another.
+/// Looks at the keys of all nodes at once.
 pub(super) async fn search(link: &Link, pattern: &str) -> Found {
-    let mut search = Search { pattern, until: Instant::now() + SEARCH_TIME, looked_at: 0, buckets: Vec::new() };
     let (connections, missing): (Vec<&Connection>, _) = match link {
         Link::Server(connection) => (vec![&**connection], None),
         Link::Cluster(Nodes { connections, missing, .. }) => {
             (connections.values().map(|connection| &**connection).collect(), missing.clone())
         }
     };
-    let mut cut_off = missing.map(CutOff::Node);
-    for connection in connections {
-        if let Err(why) = search.node(connection).await {
-            let is_over = !matches!(why, CutOff::Node(_));
-            cut_off = Some(why);
-            if is_over {
-                break;
-            }
-        }
+    let (until, left) = (Instant::now() + SEARCH_TIME, MAX_KEYS / connections.len().max(1));
+    let nodes = connections.into_iter().map(|connection| {
+        let search = Search { connection, pattern, until, left, buckets: Vec::new() };
+        search.run()
+    });
+    let mut found = Found { buckets: Vec::new(), cut_off: missing.map(CutOff::Node) };
+    for (buckets, cut_off) in join_all(nodes).await {
+        found.buckets.extend(buckets);
+        found.cut_off = found.cut_off.or(cut_off);
     }
-    Found { buckets: search.buckets, cut_off }
+    if found.buckets.len() > MAX_FOUND {
+        found.buckets.truncate(MAX_FOUND);
+        found.cut_off = Some(CutOff::Buckets(MAX_FOUND));
+    }
+    found
 }
 
 impl Search<'_> {
+    async fn run(mut self) -> (Vec<BucketName>, Option<CutOff>) {
+        let ended = self.all().await;
+        (self.buckets, ended.err())
+    }
+
     /// SCAN returns every key that is there from its beginning to its end at least once (Redis, SCAN guarantees).
-    async fn node(&mut self, connection: &Connection) -> Result<(), CutOff> {
+    async fn all(&mut self) -> Result<(), CutOff> {
         let mut cursor = 0_u64;
-        loop {
+        while self.buckets.len() <= MAX_FOUND {
             if Instant::now() >= self.until {
                 return Err(CutOff::Time(SEARCH_TIME));
             }
-            if self.looked_at >= MAX_KEYS {
-                return Err(CutOff::Keys(MAX_KEYS));
-            }
-            let (next, keys) = self.step(connection, cursor).await?;
-            self.looked_at += KEYS_PER_STEP;
+            self.left = self.left.checked_sub(KEYS_PER_STEP).ok_or(CutOff::Keys(MAX_KEYS))?;
+            let (next, keys) = self.step(cursor).await?;
             self.buckets.extend(keys.into_iter().filter(|key| key.len() <= MAX_NAME).map(BucketName));
-            if self.buckets.len() > MAX_FOUND {
-                self.buckets.truncate(MAX_FOUND);
-                return Err(CutOff::Buckets(MAX_FOUND));
-            }
             if next == 0 {
                 return Ok(());
             }
             cursor = next;
         }
+        Err(CutOff::Buckets(MAX_FOUND))
     }
 
-    async fn step(&self, connection: &Connection, cursor: u64) -> Result<(u64, Vec<String>), CutOff> {
+    async fn step(&self, cursor: u64) -> Result<(u64, Vec<String>), CutOff> {
         let mut command = Cmd::new();
         command.arg("SCAN").arg(cursor).arg("MATCH").arg(self.pattern).arg("COUNT").arg(KEYS_PER_STEP);
         let left = self.until.saturating_duration_since(Instant::now());
-        match tokio::time::timeout(left, connection.question(&command)).await {
+        match tokio::time::timeout(left, self.connection.question(&command)).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(StoreLost::Answered { code, .. })) if code == "NOPERM" => Err(CutOff::NotAllowed),
             Ok(Err(error)) => Err(CutOff::Node(error)),
