@@ -284,7 +284,7 @@ bench: ## Our proxy beside Envoy, nginx and HAProxy (docs/benchmarks.md); ARGS=-
 	$(RELEASE)/fusebox-bench --cache $(CACHE) $(ARGS)
 
 .PHONY: bench-micro
-bench-micro: ## Cost of one admit and record on a closed breaker, beside another crate's
+bench-micro: ## Cost of a closed breaker and of one decision of a limit, beside other crates
 	$(CARGO) bench --quiet --locked -p fusebox-policy
 
 .PHONY: measure
