@@ -21,6 +21,8 @@ const HANGING: Duration = Duration::from_secs(2);
 struct Interrupted {
     passed: Passed,
     begun: Instant,
+    /// Just before it was killed: from then on a decision may find it gone.
+    dying: Instant,
     killed: Instant,
     /// Just before it was started again.
     starting: Instant,
@@ -38,24 +40,25 @@ impl Interrupted {
         let begun = Instant::now();
         let interrupting = async {
             tokio::time::sleep(Duration::from_secs(2)).await;
+            let dying = Instant::now();
             redis.kill();
             let killed = Instant::now();
             tokio::time::sleep(Duration::from_secs(3)).await;
             let starting = Instant::now();
             redis.restart().await?;
             replicas.show("every replica uses the store again", |it| !it.to_string().contains("storeLost")).await?;
-            Ok::<_, anyhow::Error>((killed, starting, Instant::now()))
+            Ok::<_, anyhow::Error>((dying, killed, starting, Instant::now()))
         };
         let (passed, interrupted) = tokio::join!(replicas.send(traffic), interrupting);
-        let (passed, (killed, starting, back)) = (passed?, interrupted?);
-        let this = Self { passed, begun, killed, starting, back, ended: Instant::now() };
+        let (passed, (dying, killed, starting, back)) = (passed?, interrupted?);
+        let this = Self { passed, begun, dying, killed, starting, back, ended: Instant::now() };
         this.check(&replicas, on_failure)?;
         Ok(this)
     }
 
     /// What holds whatever is declared: an answer to each request, and exact limits while there is a store.
     fn check(&self, replicas: &Replicas, on_failure: StoreFailure) -> Result<()> {
-        let Self { passed, begun, killed, starting, back, ended } = self;
+        let Self { passed, begun, dying, starting, back, ended, .. } = self;
         let declared: &[u16] = if on_failure == StoreFailure::Closed { &[200, 429, 503] } else { &[200, 429] };
         println!(
             "{on_failure:?}: {:?}, slowest {:?}, used again {:?} after its start",
@@ -67,8 +70,8 @@ impl Interrupted {
         ensure!(passed.slowest < HANGING, "an answer took {:?}", passed.slowest);
         ensure!(replicas.application.requests() == passed.allowed(), "the application saw others");
         ensure!(*back + Duration::from_secs(1) < *ended, "it came back too late to show anything");
-        let before = allowed(passed.between(*begun, *killed));
-        ensure!(before <= most(*killed - *begun), "{before} passed before");
+        let before = allowed(passed.between(*begun, *dying));
+        ensure!(before <= most(*dying - *begun), "{before} passed before");
         // It has forgotten everything: its buckets are full when it starts.
         let after = allowed(passed.between(*back, *ended));
         let bound = most(*ended - *starting);
