@@ -105,12 +105,7 @@ impl Contender {
         fs::write(&configuration, site.fill(&text))
             .with_context(|| format!("cannot write {}", configuration.display()))?;
         let mut command = programs.pinned(self)?;
-        if variant.is_inbound() {
-            command.arg("--inbound").arg(format!("{}={}/8080", site.listen, site.upstream));
-            command.arg("--admin").arg(site.admin.to_string()).arg("--config").arg(&configuration);
-        } else {
-            self.arguments(&mut command, &configuration, site);
-        }
+        self.arguments(variant, &mut command, (&configuration, site));
         if let Some(logged) = variant.logged() {
             command.args([ACCESS_LOG, logged]);
         }
@@ -129,10 +124,14 @@ impl Contender {
         }
     }
 
-    fn arguments(self, command: &mut Command, configuration: &Path, site: &Site) {
+    fn arguments(self, variant: Variant, command: &mut Command, (configuration, site): (&Path, &Site)) {
         match self {
             Self::Fusebox => {
-                command.arg("--outbound").arg(format!("{}=bench/upstream:80", site.listen));
+                if variant.is_inbound() {
+                    command.arg("--inbound").arg(format!("{}={}/8080", site.listen, site.upstream));
+                } else {
+                    command.arg("--outbound").arg(format!("{}=bench/upstream:80", site.listen));
+                }
                 command.arg("--admin").arg(site.admin.to_string());
                 command.arg("--config").arg(configuration);
             }

@@ -100,16 +100,11 @@ impl Laboratory {
         Ok(Comparison { contender, variant, cpu_ratios, cpu_seconds_per_100k, added, answered, lines })
     }
 
-    /// How long answers take at the fixed rate.
+    /// How long answers of one of two that are compared take.
     fn waits(&mut self, guest: &Guest) -> Result<Latencies> {
-        let mut run = || {
-            self.engine.open(guest.site.listen, Protocol::Http1, Protocol::Http1.open_shape())?;
-            self.engine.constant_rate(FIXED_RATE, TURN_WARM_UP)?;
-            let histogram = self.engine.constant_rate(FIXED_RATE, TURNS_FOR_LATENCIES * self.pacing.turn)?;
-            self.engine.close()?;
-            Ok::<_, anyhow::Error>(Latencies::from(&histogram))
-        };
-        run().with_context(|| explain(Contender::Fusebox, Protocol::Http1, &guest.process))
+        let times = (TURN_WARM_UP, TURNS_FOR_LATENCIES * self.pacing.turn);
+        let latencies = self.latencies_in(times, guest.site.listen, Protocol::Http1);
+        latencies.with_context(|| explain(Contender::Fusebox, Protocol::Http1, &guest.process))
     }
 
     fn start(&mut self, contender: Contender, protocol: Protocol, variant: Variant) -> Result<Guest> {
@@ -200,9 +195,19 @@ impl Laboratory {
     }
 
     fn latencies(&mut self, target: std::net::SocketAddr, protocol: Protocol) -> Result<Latencies> {
+        self.latencies_in((self.pacing.warm_up, self.pacing.fixed_rate), target, protocol)
+    }
+
+    /// At the fixed rate, after a time that does not count.
+    fn latencies_in(
+        &mut self,
+        (warm_up, counted): (Duration, Duration),
+        target: std::net::SocketAddr,
+        protocol: Protocol,
+    ) -> Result<Latencies> {
         self.engine.open(target, protocol, protocol.open_shape())?;
-        self.engine.constant_rate(FIXED_RATE, self.pacing.warm_up)?;
-        let histogram = self.engine.constant_rate(FIXED_RATE, self.pacing.fixed_rate)?;
+        self.engine.constant_rate(FIXED_RATE, warm_up)?;
+        let histogram = self.engine.constant_rate(FIXED_RATE, counted)?;
         self.engine.close()?;
         Ok(Latencies::from(&histogram))
     }
