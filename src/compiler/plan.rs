@@ -121,6 +121,14 @@ pub struct BoundPod {
     pub keys: Arc<StateKeys>,
 }
 
+impl BoundPod {
+    /// Whether it is Ready.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.readiness == Readiness::Ready
+    }
+}
+
 /// Whether a pod is Ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readiness {
@@ -161,7 +169,7 @@ impl PolicyPlan {
     /// Ready pods that enforce it, at least 1.
     #[must_use]
     pub fn live_replicas(&self) -> u32 {
-        let ready = self.pods.values().filter(|pod| pod.readiness == Readiness::Ready).count();
+        let ready = self.pods.values().filter(|pod| pod.is_ready()).count();
         u32::try_from(ready).unwrap_or(u32::MAX).max(1)
     }
 }

@@ -16,7 +16,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::sidecars::Sidecars;
 use super::{Completeness, Monitoring, PodReport, Reason, Reports};
-use crate::plan::{Attached, BoundPod, Cause, PolicyPlan, Readiness, Refusal, TargetPlan, Verdict};
+use crate::plan::{Attached, BoundPod, Cause, PolicyPlan, Refusal, TargetPlan, Verdict};
 use crate::snapshot::Prometheus;
 
 use resolved::resolved_refs;
@@ -236,7 +236,7 @@ fn finished(draft: Draft, input: &Input<'_>) -> Condition {
 }
 
 fn ready_pods<'a>(input: &Input<'a>) -> Vec<(&'a BoundPod, Option<&'a PodReport>)> {
-    let ready = input.plan.pods.iter().filter(|(_, pod)| pod.readiness == Readiness::Ready);
+    let ready = input.plan.pods.iter().filter(|(_, pod)| pod.is_ready());
     ready.map(|(uid, pod)| (pod, input.reports.pods.get(uid).filter(|report| report.counts_at(input.now)))).collect()
 }
 

@@ -10,7 +10,7 @@ use fusebox_policy::config::WorkloadId;
 use jiff::Timestamp;
 
 use super::{BEHIND_GRACE, Reports};
-use crate::plan::{BoundPod, Gap, GapPod, PolicyPlan, Readiness};
+use crate::plan::{BoundPod, Gap, GapPod, PolicyPlan};
 
 /// A proxy's words in a finding are cut to this many characters.
 const MAX_PROXY_WORDS: usize = 256;
@@ -69,7 +69,7 @@ pub(super) fn observe(plan: &PolicyPlan, reports: &Reports, now: Timestamp) -> S
             (Problem::from(*gap), Found { total: pods.total, named })
         })
         .collect();
-    for (uid, pod) in plan.pods.iter().filter(|(_, pod)| pod.readiness == Readiness::Ready) {
+    for (uid, pod) in plan.pods.iter().filter(|(_, pod)| pod.is_ready()) {
         let since = reports.behind.get(uid);
         if since.is_some_and(|since| now.duration_since(*since) >= BEHIND_GRACE) {
             let (problem, message) = why_behind(uid, pod, reports, now);

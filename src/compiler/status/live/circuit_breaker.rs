@@ -14,10 +14,10 @@ use fusebox_policy::config::{BreakerKey, ForcedState, PolicyId};
 use fusebox_policy::report::{self, BreakerReport};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::enforcers::{LivePod, enforcers, generation};
+use super::enforcers::{LivePod, connected_since, enforcers, generation, workload};
 use super::{Heard, target};
 use crate::common_config::side_told;
-use crate::plan::{BoundPod, ForceVerdict, PolicyPlan, Readiness};
+use crate::plan::{BoundPod, ForceVerdict, PolicyPlan};
 use crate::status::Completeness;
 use crate::status::targets::{forced_word, is_address, same_place};
 use crate::status::words::time;
@@ -81,11 +81,10 @@ fn force(verdict: &ForceVerdict) -> Option<Override> {
 }
 
 fn pod_state(plan: &PolicyPlan, bound: &BoundPod, heard: Option<&Heard<'_>>) -> PodState {
-    let workload = format!("{}/{}", bound.workload.kind, bound.workload.name);
     let silent = PodState {
         name: bound.name.clone(),
-        workload,
-        ready: bound.readiness == Readiness::Ready,
+        workload: workload(bound),
+        ready: bound.is_ready(),
         ..PodState::default()
     };
     let Some(heard) = heard else {
@@ -95,7 +94,7 @@ fn pod_state(plan: &PolicyPlan, bound: &BoundPod, heard: Option<&Heard<'_>>) -> 
     let generation = generation(plan, heard);
     PodState {
         connected: heard.connected,
-        connected_since: heard.connected.then(|| time(heard.since_unix_ms)).flatten(),
+        connected_since: connected_since(heard),
         version: heard.version.to_owned(),
         revision: heard.revision.to_owned(),
         current: heard.revision == bound.revision,

@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 
 use fusebox_api::operations::{Elsewhere, Enforcers};
 use fusebox_policy::config::PolicyVersion;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::Heard;
-use crate::plan::{BoundPod, PolicyPlan, Readiness};
+use crate::plan::{BoundPod, PolicyPlan};
 use crate::status::Completeness;
+use crate::status::words::time;
 
 /// What a kind says of one pod.
 pub(super) trait LivePod {
@@ -56,6 +58,16 @@ pub(super) fn enforcers<P: LivePod>(
     }
 }
 
+/// The pod's workload, as live states name it.
+pub(super) fn workload(bound: &BoundPod) -> String {
+    format!("{}/{}", bound.workload.kind, bound.workload.name)
+}
+
+/// Since when the pod's sidecar has had its stream, where it has one.
+pub(super) fn connected_since(heard: &Heard<'_>) -> Option<Time> {
+    heard.connected.then(|| time(heard.since_unix_ms)).flatten()
+}
+
 /// The policy's generation that a pod enforces, if it enforces any.
 pub(super) fn generation(plan: &PolicyPlan, heard: &Heard<'_>) -> Option<i64> {
     let own = |version: &&PolicyVersion| plan.key.is(version);
@@ -71,7 +83,7 @@ fn count<P: LivePod>(
     (plan, bound, heard): (&PolicyPlan, &BoundPod, Option<&Heard<'_>>),
     pod: &P,
 ) {
-    let ready = bound.readiness == Readiness::Ready;
+    let ready = bound.is_ready();
     let enforced = heard.and_then(|heard| generation(plan, heard));
     counts.pods += 1;
     counts.ready += i64::from(ready);

@@ -13,10 +13,10 @@ use fusebox_policy::config::{LimitKey, PolicyId, Reference};
 use fusebox_policy::report::{BlockedClient, BrokenReference, LimitReport};
 use fusebox_policy::stream::TopKey;
 
-use super::enforcers::{LivePod, enforcers, generation};
+use super::enforcers::{LivePod, connected_since, enforcers, generation, workload};
 use super::{Heard, target};
 use crate::common_config::side_told;
-use crate::plan::{BoundPod, PolicyPlan, Readiness};
+use crate::plan::{BoundPod, PolicyPlan};
 use crate::status::Completeness;
 use crate::status::words::time;
 
@@ -74,8 +74,8 @@ impl LivePod for PodLimits {
 fn pod_limits(plan: &PolicyPlan, bound: &BoundPod, (heard, asked): (Option<&Heard<'_>>, Option<&Asked>)) -> PodLimits {
     let silent = PodLimits {
         name: bound.name.clone(),
-        workload: format!("{}/{}", bound.workload.kind, bound.workload.name),
-        ready: bound.readiness == Readiness::Ready,
+        workload: workload(bound),
+        ready: bound.is_ready(),
         unanswered: match asked {
             Some(Asked::Nothing(why)) => why.clone(),
             Some(Asked::Keys(_)) | None => String::new(),
@@ -87,7 +87,7 @@ fn pod_limits(plan: &PolicyPlan, bound: &BoundPod, (heard, asked): (Option<&Hear
     };
     PodLimits {
         connected: heard.connected,
-        connected_since: heard.connected.then(|| time(heard.since_unix_ms)).flatten(),
+        connected_since: connected_since(heard),
         version: heard.version.to_owned(),
         current: heard.revision == bound.revision,
         generation: generation(plan, heard),
